@@ -1,0 +1,42 @@
+# Needs only Python 3.11, git and make. Everything else goes into .venv, pinned with hashes.
+.PHONY: run demo test lint fmt lock clean
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# The main job: the authority with its demo, data kept in .countermand
+run: $(READY)
+	$(BIN)/countermand up --demo
+
+# The same without a person: exits 0 only if every step held
+demo: $(READY)
+	$(BIN)/countermand demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Resolve the pins again after a change in pyproject.toml
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --extra server --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package countermand --no-emit-index-url --no-header --quiet --upgrade -o requirements/dev.txt
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "countermand needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .countermand .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
