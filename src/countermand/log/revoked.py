@@ -1,0 +1,149 @@
+"""What is revoked, held so that asking costs one pass over a token's keys.
+
+Nothing here is verified: `state` is the only writer. Entries are forgotten by the authority's time alone, and expiry is
+kept in whole hours, rounded up: forgetting late is safe, and small numbers keep a million entries small.
+Source: docs/protocol.md, "Forgetting" and "Cutoffs".
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+from countermand.log.anchor import Anchors, Kind, Rev
+from countermand.log.entry import Entry
+from countermand.log.verdict import Revoked
+
+HOUR_MS: Final = 3_600_000
+NEVER: Final = 2**24 - 1
+"""The hour that does not come (it would be in the year 3883)."""
+
+_HOUR_BITS = 24
+_NO_REV = Rev(0, 0)
+
+
+def expiry_hour(expires_at_ms: int | None) -> int:
+    """Return the hour since 1970, rounded up, after which an entry may be forgotten; NEVER for None."""
+    return NEVER if expires_at_ms is None else min(-(-expires_at_ms // HOUR_MS), NEVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """All cutoffs for one target, as one: the maximum of each bound.
+
+    `rev` ends mandates minted before that ledger position, `rev_at_ms` tokens without a position issued up to then;
+    `before_ms` ends any token issued up to then. Times are milliseconds since 1970, 0 where there is no such bound.
+    """
+
+    rev: Rev = _NO_REV
+    rev_at_ms: int = 0
+    before_ms: int = 0
+    before_seq: int = 0
+    hour: int = 0
+
+    @classmethod
+    def of(cls, rev: Rev, at_ms: int, issued_before_ms: int | None, hour: int) -> "Cutoff":
+        """Return one entry's cutoff."""
+        if issued_before_ms is None:
+            return cls(rev=rev, rev_at_ms=at_ms, hour=hour)
+        return cls(before_ms=issued_before_ms, before_seq=rev.seq, hour=hour)
+
+    def __or__(self, other: "Cutoff") -> "Cutoff":
+        before = max((self.before_ms, self.before_seq), (other.before_ms, other.before_seq))
+        return Cutoff(
+            max(self.rev, other.rev), max(self.rev_at_ms, other.rev_at_ms), *before, max(self.hour, other.hour)
+        )
+
+    def ends(self, anchors: Anchors, now_ms: int, tolerance_ms: int) -> int | None:
+        """Return the seq of the entry that ends a token with these anchors, None if it stands."""
+        if anchors.rev is not None and anchors.rev < self.rev:
+            return self.rev.seq
+        if self.before_ms and _issued_by(self.before_ms, anchors.issued_at_s, now_ms, tolerance_ms):
+            return self.before_seq
+        if self.rev_at_ms and anchors.rev is None:
+            return self.rev.seq if _issued_by(self.rev_at_ms, anchors.issued_at_s, now_ms, tolerance_ms) else None
+        return None
+
+
+def _issued_by(bound_ms: int, issued_at_s: float | None, now_ms: int, tolerance_ms: int) -> bool:
+    """Whether a token counts as issued by `bound_ms`. In doubt it does: whole seconds, no `iat`, or a future one."""
+    if issued_at_s is None or issued_at_s * 1000 > now_ms + tolerance_ms:
+        return True
+    return int(issued_at_s // 1) * 1000 <= -(-bound_ms // 1000) * 1000 + tolerance_ms
+
+
+class RevokedSet:
+    """The keys of all revoked anchors, and all cutoffs. One writer; any number of readers in other threads."""
+
+    __slots__ = ("_cutoffs", "_expiring", "_held", "_holds_none")
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, int] = {}  # key -> seq and expiry hour in one number: a tuple would double the memory
+        self._holds_none = self._held.keys().isdisjoint  # one call into C for a token's whole path
+        self._cutoffs: dict[bytes, Cutoff] = {}
+        self._expiring: defaultdict[int, list[bytes]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._cutoffs)
+
+    def add(self, key: bytes, seq: int, hour: int) -> None:
+        """Hold `key` until `hour`. Where it is held already, the later hour wins; of equal ones, the first."""
+        held = self._held.get(key)
+        if held is not None and held & NEVER >= hour:
+            return
+        self._held[key] = seq << _HOUR_BITS | hour
+        if hour != NEVER:
+            self._expiring[hour].append(key)
+
+    def add_cutoff(self, key: bytes, cutoff: Cutoff) -> None:
+        """Hold `cutoff` beside what is in force for the same target."""
+        self._cutoffs[key] = self._cutoffs.get(key, Cutoff()) | cutoff
+
+    def add_entry(self, entry: Entry) -> None:
+        """Hold what `entry` revokes."""
+        hour = expiry_hour(entry.expires_at_ms)
+        if entry.kind is Kind.CUTOFF:
+            self.add_cutoff(entry.key, Cutoff.of(entry.rev, entry.at_ms, entry.issued_before_ms, hour))
+        else:
+            self.add(entry.key, entry.seq, hour)
+
+    def add_all(self, other: "RevokedSet") -> None:
+        """Hold all that `other` holds."""
+        for key, held in other._held.items():  # noqa: SLF001 - a set of its own kind
+            self.add(key, held >> _HOUR_BITS, held & NEVER)
+        for key, cutoff in other._cutoffs.items():  # noqa: SLF001 - a set of its own kind
+            self.add_cutoff(key, cutoff)
+
+    def forget(self, until_ms: int) -> None:
+        """Drop what expired before `until_ms`, which the authority's clock has passed."""
+        for hour in [hour for hour in self._expiring if hour * HOUR_MS < until_ms]:
+            for key in self._expiring.pop(hour):
+                if self._held.get(key, NEVER) & NEVER <= hour:
+                    del self._held[key]
+        for key, cutoff in list(self._cutoffs.items()):
+            if cutoff.hour != NEVER and cutoff.hour * HOUR_MS < until_ms:
+                del self._cutoffs[key]
+
+    def seq_of(self, key: bytes) -> int | None:
+        """Return the entry that revokes `key`, None where it is not revoked."""
+        held = self._held.get(key)
+        return None if held is None else held >> _HOUR_BITS
+
+    def find(self, anchors: Anchors, now_ms: int, tolerance_ms: int) -> Revoked | None:
+        """Return what ends a token with these anchors: the first revoked one, root first; else a cutoff.
+
+        `now_ms` is only for telling a future `iat`.
+        """
+        if not self._holds_none(anchors.keys):
+            for anchor in anchors.path:
+                seq = self.seq_of(anchor.key)
+                if seq is not None:  # None for all: forgotten by the writer since the line above
+                    return Revoked(anchor, seq)
+        return self._find_cutoff(anchors, now_ms, tolerance_ms) if self._cutoffs else None
+
+    def _find_cutoff(self, anchors: Anchors, now_ms: int, tolerance_ms: int) -> Revoked | None:
+        for anchor, key in anchors.cutoff_targets:
+            cutoff = self._cutoffs.get(key)
+            seq = cutoff.ends(anchors, now_ms, tolerance_ms) if cutoff else None
+            if seq is not None:
+                return Revoked(anchor, seq)
+        return None

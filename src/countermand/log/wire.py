@@ -1,0 +1,71 @@
+"""An entry as flat text fields: the documented ones for any consumer, ours beside them for replicas.
+
+A replica reads only `cm_seq`, `cm_prev` and `cm_entry`; the documented fields are for those who know no more, and prove
+nothing. Every value that we write is ASCII.
+Source: docs/protocol.md, "Fields".
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from countermand.errors import MalformedError
+from countermand.log import codec
+from countermand.log.anchor import Anchor, Kind
+from countermand.log.chain import LINK_BYTES, Candidate
+from countermand.log.entry import MAX_ENTRY_BYTES, Entry
+
+ZONE: Final = "default"
+SEQ_FIELD: Final = "cm_seq"
+PREVIOUS_FIELD: Final = "cm_prev"
+ENTRY_FIELD: Final = "cm_entry"
+
+_KIND_FIELDS = {
+    Kind.SESSION: "sid",
+    Kind.AGENT: "agent_session_id",
+    Kind.DELEGATION: "delegation_edge_id",
+    Kind.GRANT: "grant_id",
+}
+_SEQ = re.compile(r"[1-9][0-9]{0,15}")
+
+
+def flat_id(named: Entry | Anchor) -> str:
+    """Return the id under which documented verifiers, who know neither kinds nor issuers, see an anchor."""
+    if named.issuer or not named.id.isascii():
+        issuer = named.issuer.encode()
+        return "sha256:" + hashlib.sha256(len(issuer).to_bytes(4) + issuer + named.id.encode()).hexdigest()
+    return named.id
+
+
+def to_fields(previous: bytes, data: bytes) -> dict[str, str]:
+    """Return the fields of the entry with canonical bytes `data` after `previous`. Raises: as `Entry.parse`."""
+    entry = Entry.parse(data)
+    anchor = flat_id(entry)
+    fields = {
+        "zone_id": ZONE,
+        "session_id": anchor,
+        "reason": entry.reason.encode("ascii", "backslashreplace").decode(),
+    }
+    if entry.kind in _KIND_FIELDS:
+        fields[_KIND_FIELDS[entry.kind]] = anchor
+    fields[SEQ_FIELD] = str(entry.seq)
+    fields[PREVIOUS_FIELD] = codec.to_base64(previous)
+    fields[ENTRY_FIELD] = codec.to_base64(data)
+    return fields
+
+
+def from_fields(fields: Mapping[str, object]) -> Candidate:
+    """Return the candidate that our fields carry. Raises: MalformedError."""
+    try:
+        seq, previous, entry = fields[SEQ_FIELD], fields[PREVIOUS_FIELD], fields[ENTRY_FIELD]
+    except KeyError as missing:
+        raise MalformedError(f"the field {missing} is missing") from None
+    if not (isinstance(seq, str) and isinstance(previous, str) and isinstance(entry, str) and _SEQ.fullmatch(seq)):
+        raise MalformedError("a field is not what it should be")
+    if len(entry) > MAX_ENTRY_BYTES * 4 // 3 + 4:
+        raise MalformedError("the entry is too long")
+    candidate = Candidate(int(seq), codec.from_base64(previous), codec.from_base64(entry))
+    if len(candidate.previous) != LINK_BYTES:
+        raise MalformedError("a link has 32 bytes")
+    return candidate
