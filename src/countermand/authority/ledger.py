@@ -1,0 +1,159 @@
+"""The ledger: the append-only, gapless, hash-chained record of revocations, written in the revoking transaction.
+
+The one head row is locked last of all in a transaction and gives the next number; so the order of numbers is the order
+of commits, and there is no gap. Source: docs/protocol.md, "Chain".
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority import tables
+from countermand.authority.database import Database
+from countermand.errors import DataError
+from countermand.log.anchor import Kind, Rev
+from countermand.log.chain import Candidate, LogId, genesis, next_link
+from countermand.log.entry import Entry
+from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
+
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+PAGE: Final = 1_000
+"""Entries read at a time: some 300 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the ledger ends."""
+
+    rev: Rev
+    link: bytes
+
+
+def retention_ms(longest_mandate_s: int, leeway_s: int) -> int:
+    """Return how long an entry is kept: what it ended has expired everywhere by then, and an hour more."""
+    return max(DAY_MS, (longest_mandate_s + leeway_s) * 1000) + HOUR_MS
+
+
+class Ledger:
+    """The ledger in `database`."""
+
+    def __init__(self, database: Database, log_id: LogId) -> None:
+        self._database = database
+        self.log_id = log_id
+
+    @classmethod
+    async def open(cls, database: Database, new_id: bytes) -> "Ledger":
+        """Return the ledger in `database`; begin it, as log `new_id` (16 bytes), where there is none.
+
+        Raises:
+            DataError: the head is not where the entries end.
+        """
+
+        async def work(connection: AsyncConnection) -> Ledger:
+            row = (await connection.execute(select(tables.log.c.log_id))).first()
+            if row is None:
+                await _begin(connection, LogId(new_id))
+                return cls(database, LogId(new_id))
+            ledger = cls(database, LogId(row.log_id))
+            await _check_end(connection, await ledger.head(connection))
+            return ledger
+
+        return await database.write(work)
+
+    async def head(self, connection: AsyncConnection) -> Head:
+        """Return where the ledger ends, as the transaction of `connection` sees it."""
+        row = (await connection.execute(select(tables.head))).one()
+        return Head(Rev(row.generation, row.seq), row.link)
+
+    async def time(self, connection: AsyncConnection, now_ms: int) -> int:
+        """Return `now_ms`, or the time of the newest checkpoint where the clock has gone back behind it.
+
+        Entries expire by what is written in them: one made under a clock of yesterday would be forgotten today.
+        """
+        beaten_ms: int = (await connection.execute(select(tables.heartbeat.c.at_ms))).scalar_one()
+        return max(now_ms, beaten_ms)
+
+    async def append(
+        self,
+        connection: AsyncConnection,
+        kind: Kind,
+        id_: str,
+        *,
+        at_ms: int,
+        expires_at_ms: int | None,
+        reason: str = "",
+    ) -> Entry:
+        """Append a revocation inside the caller's transaction, as its last step: from here on the head is locked.
+
+        Raises:
+            MalformedError: an id or a reason that the ledger may not hold.
+        """
+        row = (await connection.execute(select(tables.head).with_for_update())).one()
+        entry = Entry(row.generation, row.seq + 1, kind, id_, at_ms, reason, expires_at_ms=expires_at_ms)
+        data = entry.to_bytes()
+        link = next_link(row.link, data)
+        await connection.execute(
+            insert(tables.entries).values(
+                seq=entry.seq,
+                generation=entry.generation,
+                kind=kind,
+                issuer=entry.issuer,
+                id=id_,
+                expires_at_ms=expires_at_ms,
+                previous=row.link,
+                link=link,
+                data=data,
+            )
+        )
+        await connection.execute(update(tables.head).values(seq=entry.seq, link=link))
+        return entry
+
+    async def find(self, connection: AsyncConnection, kind: Kind, id_: str) -> Entry | None:
+        """Return the newest entry that revokes (kind, id)."""
+        query = (
+            select(tables.entries.c.data)
+            .where(tables.entries.c.id == id_, tables.entries.c.kind == kind, tables.entries.c.issuer == "")
+            .order_by(tables.entries.c.seq.desc())
+            .limit(1)
+        )
+        row = (await connection.execute(query)).first()
+        return None if row is None else Entry.parse(row.data)
+
+    async def pages(self, after: int, through: int) -> AsyncIterator[list[Candidate]]:
+        """Yield the entries after `after` up to `through`, some at a time; each page is a transaction of its own."""
+        columns = (tables.entries.c.seq, tables.entries.c.previous, tables.entries.c.data)
+        while after < through:
+            query = select(*columns).where(tables.entries.c.seq > after, tables.entries.c.seq <= through)
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query.order_by(tables.entries.c.seq).limit(PAGE))).all()
+            if not rows:
+                return
+            yield [Candidate(row.seq, row.previous, row.data) for row in rows]
+            after = rows[-1].seq
+
+    async def in_force(self, at_ms: int, through: int) -> list[bytes]:
+        """Return the bytes of every entry up to `through` that a replica may not have forgotten at `at_ms`."""
+        expires = tables.entries.c.expires_at_ms
+        query = select(tables.entries.c.data).where(
+            tables.entries.c.seq <= through, or_(expires.is_(None), expires > at_ms - CLOCK_TOLERANCE_MS)
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+
+async def _begin(connection: AsyncConnection, log_id: LogId) -> None:
+    link = genesis(log_id, FIRST_GENERATION)
+    await connection.execute(insert(tables.log).values(only=1, log_id=log_id.raw, longest_mandate_s=0))
+    await connection.execute(insert(tables.head).values(only=1, generation=FIRST_GENERATION, seq=0, link=link))
+    await connection.execute(insert(tables.heartbeat).values(only=1, at_ms=0))
+
+
+async def _check_end(connection: AsyncConnection, head: Head) -> None:
+    query = select(tables.entries.c.seq, tables.entries.c.link).order_by(tables.entries.c.seq.desc()).limit(1)
+    last = (await connection.execute(query)).first()
+    if (last.seq, last.link) != (head.rev.seq, head.link) if last is not None else head.rev.seq != 0:
+        raise DataError("the ledger's head is not where its entries end: restore the database, or ask for help")

@@ -1,0 +1,189 @@
+"""The rooms of an authority, put together by hand: on a real database file, with real keys and a clock that is held."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority import tables
+from countermand.authority.access import Access
+from countermand.authority.database import Database, _begun
+from countermand.authority.heartbeat import Heartbeat
+from countermand.authority.keys import Keys, open_keys
+from countermand.authority.ledger import Head, Ledger
+from countermand.authority.model import Session, SubjectType
+from countermand.authority.reader import LedgerReader
+from countermand.authority.service import Authority, Policy
+from countermand.log.anchor import Kind, own_id
+from countermand.log.chain import Candidate
+from countermand.log.checkpoint import Pin
+from countermand.log.entry import Entry
+from countermand.log.freshness import Instant
+from countermand.settings import DataDir
+
+ISSUER: Final = "https://authority.example"
+AUDIENCE: Final = "https://api.example"
+NOW_MS: Final = 1_800_000_000_000
+LATER_MS: Final = 4_000_000_000_000
+"""Far enough off for what a test leaves in the database to outlive it."""
+
+
+class HeldClock:
+    """Both clocks of a machine; they move when told to, and count how often they were read."""
+
+    def __init__(self, wall_ms: int = NOW_MS) -> None:
+        self.wall_ms = wall_ms
+        self.boot_ms = 5_000_000
+        self.readings = 0
+
+    def __call__(self) -> Instant:
+        self.readings += 1
+        return Instant(self.wall_ms, self.boot_ms)
+
+    def advance(self, ms: int) -> None:
+        self.wall_ms += ms
+        self.boot_ms += ms
+
+
+@asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[AsyncConnection]:
+    """Hold the one connection that writes, in a transaction of the test's own."""
+    async with _begun(database._writer) as connection:
+        yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """An authority in pieces. Nothing signs, unless a test runs `heartbeat`."""
+
+    data: DataDir
+    clock: HeldClock
+    database: Database
+    ledger: Ledger
+    keys: Keys
+    heartbeat: Heartbeat
+    service: Authority
+    access: Access
+    reader: LedgerReader
+
+    @property
+    def pin(self) -> Pin:
+        return Pin.of(self.ledger.log_id, self.keys.checkpoint.public_key())
+
+    async def head(self) -> Head:
+        async with self.database.read() as connection:
+            return await self.ledger.head(connection)
+
+    async def candidates(self) -> list[Candidate]:
+        """Return the whole ledger."""
+        pages = self.ledger.pages(0, (await self.head()).rev.seq)
+        return [candidate async for page in pages for candidate in page]
+
+    async def append(self, count: int, *, expires_at_ms: int | None = LATER_MS, reason: str = "") -> None:
+        """Append revocations of `count` sessions that never were, in one transaction."""
+        async with writing(self.database) as connection:
+            for _ in range(count):
+                await self.append_in(connection, expires_at_ms=expires_at_ms, reason=reason)
+
+    async def append_in(
+        self, connection: AsyncConnection, *, expires_at_ms: int | None = LATER_MS, reason: str = ""
+    ) -> None:
+        """Append one such revocation in a transaction of the caller's."""
+        id_, at_ms = own_id(Kind.SESSION, os.urandom(16)), self.clock.wall_ms
+        await self.ledger.append(connection, Kind.SESSION, id_, at_ms=at_ms, expires_at_ms=expires_at_ms, reason=reason)
+
+    async def fill(self, count: int) -> None:
+        """Append as `append` does, and in two statements: for ledgers of some length."""
+        head = await self.head()
+        link, rows = head.link, []
+        for seq in range(head.rev.seq + 1, head.rev.seq + 1 + count):
+            id_ = own_id(Kind.SESSION, os.urandom(16))
+            entry = Entry(head.rev.generation, seq, Kind.SESSION, id_, self.clock.wall_ms, expires_at_ms=LATER_MS)
+            candidate = Candidate(seq, link, entry.to_bytes())
+            rows.append(
+                {
+                    "seq": seq,
+                    "generation": entry.generation,
+                    "kind": entry.kind,
+                    "issuer": entry.issuer,
+                    "id": id_,
+                    "expires_at_ms": LATER_MS,
+                    "previous": link,
+                    "link": candidate.link,
+                    "data": candidate.entry,
+                }
+            )
+            link = candidate.link
+        async with writing(self.database) as connection:
+            await connection.execute(insert(tables.entries), rows)
+            await connection.execute(update(tables.head).values(seq=head.rev.seq + count, link=link))
+
+    async def session(self, lifetime_s: int = 3600, subject: str = "alice") -> Session:
+        """Open a session with an application of its own."""
+        application = await self.service.create_application("notes")
+        return await self.service.open_session(application.id, subject, SubjectType.USER, lifetime_s)
+
+
+@asynccontextmanager
+async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: int = 900) -> AsyncIterator[Rooms]:
+    """Open the authority in `path`/authority, as `wiring` does, and without what beats or listens."""
+    data = DataDir(path / "authority")
+    data.path.mkdir(mode=0o700, exist_ok=True)
+    clock = clock or HeldClock()
+    database = Database(data.database)
+    try:
+        await database.migrate()
+        ledger = await Ledger.open(database, os.urandom(16))
+        keys = await open_keys(database, data.keys, clock.wall_ms)
+        heartbeat = Heartbeat(database, ledger, keys.checkpoint, clock)
+        service = Authority(database, ledger, heartbeat, keys, Policy(ISSUER, mandate_s), clock, os.urandom)
+        await service.start()
+        reader = LedgerReader(ledger, heartbeat, keys.checkpoint)
+        access = Access(database, os.urandom)
+        yield Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def beating(rooms: Rooms) -> AsyncIterator[asyncio.Task[None]]:
+    """Let the heart beat while the block lasts."""
+    task = asyncio.create_task(rooms.heartbeat.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def insert_sessions(database: Database, count: int) -> list[str]:
+    """Put `count` sessions into the database in one transaction; return their ids, in order."""
+    application = own_id(Kind.APPLICATION, os.urandom(16))
+    ids = sorted(own_id(Kind.SESSION, os.urandom(16)) for _ in range(count))
+    row = {"subject": "alice", "subject_type": "user", "application_id": application, "created_at_ms": NOW_MS}
+    async with writing(database) as connection:
+        await connection.execute(insert(tables.applications).values(id=application, name="notes", created_at_ms=NOW_MS))
+        await connection.execute(insert(tables.sessions), [row | {"id": id_, "expires_at_ms": LATER_MS} for id_ in ids])
+    return ids
+
+
+@asynccontextmanager
+async def file_of(database: Path) -> AsyncIterator[sqlite3.Connection]:
+    """Hold the database file as another program would: nobody else writes while the block lasts. Committed at its end.
+
+    It waits for the file in a thread: who holds it may be in this event loop.
+    """
+    connection = sqlite3.connect(database, timeout=20, isolation_level=None, check_same_thread=False)
+    try:
+        await asyncio.to_thread(connection.execute, "BEGIN IMMEDIATE")
+        yield connection
+        connection.commit()
+    finally:
+        connection.close()

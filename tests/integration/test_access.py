@@ -1,0 +1,139 @@
+"""API keys: seen whole once, kept as a hash, refused always with the same sentence."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from countermand.authority.access import Caller
+from countermand.authority.model import Role
+from countermand.errors import DataError, ForbiddenError, UnauthenticatedError
+from countermand.settings import ClientSettings
+from tests.integration.rooms import NOW_MS, Rooms, file_of, rooms_open
+from tests.running import Running
+
+pytestmark = pytest.mark.anyio
+
+
+async def _make(rooms: Rooms, role: Role) -> list[str]:
+    """Return the keys that were made: one, or none."""
+    made: list[str] = []
+    await rooms.access.ensure(role, "for a test", NOW_MS, made.append)
+    return made
+
+
+async def test_a_key_is_made_once_for_each_role(rooms: Rooms) -> None:
+    [admin], [replica] = await _make(rooms, Role.ADMINISTRATOR), await _make(rooms, Role.REPLICA)
+    assert await _make(rooms, Role.ADMINISTRATOR) == await _make(rooms, Role.REPLICA) == []
+    assert (await rooms.access.authenticate(admin)).role is Role.ADMINISTRATOR
+    assert (await rooms.access.authenticate(replica)).role is Role.REPLICA
+
+
+async def test_of_many_who_ensure_a_key_at_once_one_makes_it(rooms: Rooms) -> None:
+    made = await asyncio.gather(*(_make(rooms, Role.REPLICA) for _ in range(10)))
+    assert sum(map(len, made)) == 1
+
+
+async def test_only_the_hash_of_a_key_is_on_the_disk(rooms: Rooms) -> None:
+    [key] = await _make(rooms, Role.ADMINISTRATOR)
+    _, id_, secret = key.split("_")
+    stored = b"".join(path.read_bytes() for path in rooms.data.path.rglob("*") if path.is_file())
+    assert id_.encode() in stored, "the files are the right ones"
+    assert secret.encode() not in stored
+    assert bytes.fromhex(secret) not in stored
+
+
+async def test_a_served_authority_leaves_no_key_in_its_database(running: Running) -> None:
+    for key in (running.admin_key, running.replica_key):
+        _, id_, secret = key.split("_")
+        stored = b"".join(path.read_bytes() for path in running.data.path.glob("countermand.db*"))
+        assert id_.encode() in stored
+        assert secret.encode() not in stored
+        assert bytes.fromhex(secret) not in stored
+
+
+async def test_every_key_but_the_right_one_is_refused_with_the_same_sentence(rooms: Rooms) -> None:
+    [admin], [replica] = await _make(rooms, Role.ADMINISTRATOR), await _make(rooms, Role.REPLICA)
+    _, admin_id, admin_secret = admin.split("_")
+    _, _, replica_secret = replica.split("_")
+    wrong: list[str | None] = [
+        None,
+        "",
+        "cmk_",
+        admin[:-1],
+        admin + "0",
+        admin + "\n",
+        " " + admin,
+        admin.upper(),
+        admin.replace("cmk_", "CMK_"),
+        f"cmk_{admin_id}_{replica_secret}",
+        f"cmk_{admin_id}_{'0' * 64}",
+        f"cmk_{'0' * 16}_{admin_secret}",
+        f"cmk_{admin_id}_",
+        f"cmk_{admin_id}_{admin_secret[:-1]}٣",
+        "x" * 10_000,
+        "\ud800",
+    ]
+    for key in wrong:
+        with pytest.raises(UnauthenticatedError) as refused:
+            await rooms.access.authenticate(key)
+        assert str(refused.value) == "this needs a valid API key"
+    await rooms.access.authenticate(admin)
+
+
+async def test_a_role_opens_what_is_its_own_and_an_administrator_everything() -> None:
+    admin, replica = Caller("1", Role.ADMINISTRATOR), Caller("2", Role.REPLICA)
+    for role in Role:
+        admin.require(role)
+    replica.require(Role.REPLICA)
+    with pytest.raises(ForbiddenError, match="this needs the role administrator"):
+        replica.require(Role.ADMINISTRATOR)
+
+
+async def test_a_key_that_could_not_be_kept_is_not_in_the_database(rooms: Rooms) -> None:
+    def fail(_key: str) -> None:
+        raise DataError("no room on the disk")
+
+    with pytest.raises(DataError, match="no room"):
+        await rooms.access.ensure(Role.REPLICA, "for a test", NOW_MS, fail)
+    assert len(await _make(rooms, Role.REPLICA)) == 1
+
+
+async def test_a_key_whose_commit_failed_opens_nothing_and_the_next_start_makes_another(rooms: Rooms) -> None:
+    async with file_of(rooms.data.database) as file:
+        file.execute("CREATE TABLE other (id TEXT REFERENCES applications (id) DEFERRABLE INITIALLY DEFERRED)")
+        file.execute("CREATE TRIGGER fail AFTER INSERT ON api_keys BEGIN INSERT INTO other VALUES ('no'); END")
+    kept: list[str] = []
+    with pytest.raises(DataError):
+        await rooms.access.ensure(Role.REPLICA, "for a test", NOW_MS, kept.append)
+    async with file_of(rooms.data.database) as file:
+        file.execute("DROP TRIGGER fail")
+    [key] = await _make(rooms, Role.REPLICA)
+    with pytest.raises(UnauthenticatedError):
+        await rooms.access.authenticate(kept[0])
+    assert (await rooms.access.authenticate(key)).role is Role.REPLICA
+
+
+async def test_settings_of_a_client_show_no_key(running: Running) -> None:
+    settings = ClientSettings.read(running.data.path, {})
+    assert settings.api_key == running.admin_key
+    shown = f"{settings}{settings!r}"
+    assert running.url in shown
+    assert running.admin_key.split("_")[2] not in shown
+
+
+async def test_an_issued_mandate_and_its_key_show_no_secret(rooms: Rooms) -> None:
+    session = await rooms.session()
+    mandate = await rooms.service.issue_mandate(session.id, ["https://api.example"], [])
+    shown = f"{mandate}{mandate!r}"
+    assert "900" in shown
+    assert not any(part in shown for part in mandate.token.split("."))
+
+
+async def test_keys_of_this_authority_are_no_keys_of_another(rooms: Rooms, tmp_path: Path) -> None:
+    [key] = await _make(rooms, Role.ADMINISTRATOR)
+    (tmp_path / "other").mkdir()
+    async with rooms_open(tmp_path / "other") as other:
+        await _make(other, Role.ADMINISTRATOR)
+        with pytest.raises(UnauthenticatedError):
+            await other.access.authenticate(key)

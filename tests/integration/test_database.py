@@ -1,0 +1,186 @@
+"""A transaction is whole or not at all, whatever interrupts it, and the next one finds the database in order."""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority import database as database_module
+from countermand.authority import tables
+from countermand.authority.database import Database
+from countermand.errors import BusyError, DataError
+from tests.integration.rooms import file_of, insert_sessions, rooms_open, writing
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database(tmp_path / "countermand.db")
+    await opened.migrate()
+    yield opened
+    await opened.close()
+
+
+def _application(number: int) -> dict[str, object]:
+    return {"id": f"app_{number:032x}", "name": "notes", "created_at_ms": 1}
+
+
+async def _add(database: Database, *numbers: int) -> None:
+    rows = [_application(number) for number in numbers]
+    await database.write(lambda connection: connection.execute(insert(tables.applications), rows))
+
+
+async def _held(database: Database) -> set[int]:
+    async with database.read() as connection:
+        return {int(id_[4:], 16) for id_ in (await connection.execute(select(tables.applications.c.id))).scalars()}
+
+
+async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
+    async def fail(connection: AsyncConnection) -> None:
+        await connection.execute(insert(tables.applications).values(_application(1)))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await database.write(fail)
+    await _add(database, 2)
+    assert await _held(database) == {2}
+
+
+async def test_a_transaction_cancelled_at_any_step_is_whole_or_nothing_and_the_next_one_works(
+    database: Database,
+) -> None:
+    completed = 0
+    for turns in range(50):
+        task = asyncio.create_task(_add(database, 2 * turns, 2 * turns + 1))
+        await _let(turns)
+        task.cancel()
+        [result] = await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await _add(database, 1_000 + turns)
+            held = await _held(database)
+        assert 1_000 + turns in held
+        assert (2 * turns in held) == (2 * turns + 1 in held)
+        assert result is not None or 2 * turns in held, "what returned is committed"
+        completed += result is None
+    assert 0 < completed < 50, "some were cancelled in time, and some too late"
+
+
+async def test_whoever_gives_up_waiting_stops_no_write_and_locks_nobody_out(tmp_path: Path) -> None:
+    chance = random.Random(1)  # noqa: S311 - any moments will do
+    async with rooms_open(tmp_path) as rooms:
+        ids = await insert_sessions(rooms.database, 80)
+        for id_ in ids[:-1]:
+            task = asyncio.create_task(rooms.service.revoke_session(id_))
+            await asyncio.sleep(chance.uniform(0, 0.006))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(10):
+            last = await rooms.service.revoke_session(ids[-1])
+            sessions = [await rooms.service.session(id_) for id_ in ids]
+        assert last.seq == sum(session.revoked_at_ms is not None for session in sessions)
+
+
+async def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
+    async def ask(connection: AsyncConnection) -> tuple[object, object]:
+        synchronous = await connection.exec_driver_sql("PRAGMA synchronous")
+        journal = await connection.exec_driver_sql("PRAGMA journal_mode")
+        return synchronous.scalar(), journal.scalar()
+
+    full = 2
+    assert await database.write(ask) == (full, "wal")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "a b", "ä"])
+async def test_the_name_of_a_file_is_only_a_name(tmp_path: Path, name: str) -> None:
+    database = Database(tmp_path / name)
+    await database.migrate()
+    await database.close()
+    assert _names(tmp_path) == [name]
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_readers_cancelled_at_any_step_leave_room_for_others(database: Database) -> None:
+    for turns in range(30):
+        tasks = [asyncio.create_task(_held(database)) for _ in range(6)]
+        await _let(turns)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await _held(database)
+
+
+async def _let(turns: int) -> None:
+    """Let the event loop turn so many times, and give the database's thread a millisecond for each."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        threading.Event().wait(0.001)
+
+
+async def test_reads_see_one_moment_while_others_write(database: Database) -> None:
+    await _add(database, 1)
+    query = select(tables.applications.c.id)
+    async with database.read() as connection:
+        before = (await connection.execute(query)).all()
+        await _add(database, 2)
+        assert (await connection.execute(query)).all() == before
+    assert await _held(database) == {1, 2}
+
+
+async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
+    database = Database(tmp_path / "countermand.db")
+    await database.migrate()
+    try:
+        async with writing(database):
+            with pytest.raises(BusyError):
+                await _add(database, 1)
+        await _add(database, 2)
+        assert await _held(database) == {2}
+    finally:
+        await database.close()
+
+
+async def test_a_file_that_another_program_holds_is_busy_and_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
+    database = Database(tmp_path / "countermand.db")
+    await database.migrate()
+    try:
+        async with file_of(tmp_path / "countermand.db"):
+            with pytest.raises(BusyError):
+                await _add(database, 1)
+        await _add(database, 2)
+        assert await _held(database) == {2}
+    finally:
+        await database.close()
+
+
+async def test_what_the_database_refuses_is_an_error_of_ours_that_quotes_no_value(database: Database) -> None:
+    await _add(database, 7)
+    with pytest.raises(DataError) as refused:
+        await _add(database, 7)
+    assert str(refused.value) == "the authority's database refused: SQLITE_CONSTRAINT_PRIMARYKEY"
+    assert "app_" not in f"{refused.value}{refused.value.__cause__}"
+
+
+async def test_a_row_that_should_be_there_and_is_not_is_an_error_of_ours(database: Database) -> None:
+    async def look(connection: AsyncConnection) -> None:
+        (await connection.execute(select(tables.head))).one()
+
+    with pytest.raises(DataError) as refused:
+        await database.write(look)
+    assert isinstance(refused.value.__cause__, NoResultFound)
