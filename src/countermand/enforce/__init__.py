@@ -1,0 +1,9 @@
+"""May this token act now? A denial is a value; whatever cannot be known is denied.
+
+decision      Allow or Deny, the codes of a denial, and what a request must meet
+revocations   how a replica and a documented store are asked
+guard         the decision: every check, in its order
+bearer        the bearer token of a header, and a denial as an answer (RFC 6750)
+asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
+authenticate  the documented face
+"""

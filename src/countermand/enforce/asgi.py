@@ -1,0 +1,126 @@
+"""The guard before an ASGI app: nothing reaches the app but what the guard allows.
+
+HTTP is answered with the status of the denial; a web socket is closed before it is accepted. The token comes in one
+Authorization header and from nowhere else. A scope of another type is refused: who cannot be asked is not let in.
+Source: docs/protocol.md, "Answers"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from countermand.enforce.bearer import extract_bearer, refusal
+from countermand.enforce.decision import Allow, Code, Decision, Deny, Requirements
+from countermand.errors import ConfigurationError
+from countermand.tokens.mandate import Mandate
+
+if TYPE_CHECKING:  # a guard makes this middleware
+    from countermand.enforce.guard import Guard
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MANDATE_KEY: Final = "countermand.mandate"
+"""Where in the scope the app finds the Mandate of a request; also `mandate` in the scope's state."""
+POLICY_VIOLATION: Final = 1008
+TRY_AGAIN_LATER: Final = 1013
+
+_log = logging.getLogger(__name__)
+
+
+class GuardMiddleware:
+    """`app` behind `guard`, whose requirements and these must be met.
+
+    It starts the guard before the app's own startup and closes it after the app's shutdown.
+
+    Raises:
+        ConfigurationError: the guard cannot answer for these requirements.
+    """
+
+    def __init__(self, app: ASGIApp, guard: "Guard", requirements: Requirements | None = None) -> None:
+        self.app = app
+        self._guard = guard
+        self._requirements = guard.combine(requirements)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or answer it. Raises: ConfigurationError, for a scope of another type."""
+        match scope["type"]:
+            case "http" | "websocket":
+                await self._request(scope, receive, send)
+            case "lifespan":
+                await self._lifespan(scope, receive, send)
+            case _:
+                raise ConfigurationError("a guard knows the scopes http, websocket and lifespan, and lets no other in")
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        decision = await self._decide(scope)
+        if isinstance(decision, Allow):
+            _hand_over(scope, decision.mandate)
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._refuse(decision, scope, send)
+        else:
+            code = TRY_AGAIN_LATER if decision.may_pass_later else POLICY_VIOLATION
+            await send({"type": "websocket.close", "code": code, "reason": decision.code.value})
+
+    async def _decide(self, scope: Scope) -> Decision:
+        headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        if len(headers) > 1:
+            description = "the request carries more than one Authorization header"
+            return Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
+        header = headers[0].decode("latin-1") if headers else None
+        return await self._guard.decide(extract_bearer(header), self._requirements)
+
+    async def _refuse(self, deny: Deny, scope: Scope, send: Send) -> None:
+        answer = refusal(deny, self._guard.resource_metadata)
+        headers = [(name.encode(), value.encode()) for name, value in answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        startup = await receive()
+        try:
+            await self._guard.start()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the guard could let nothing pass
+            reason = f"what follows the revocations does not start ({type(error).__name__})"
+            await send({"type": "lifespan.startup.failed", "message": reason})
+            return
+        try:
+            await self._app_lifespan(startup, scope, receive, send)
+        finally:
+            await self._guard.aclose()
+
+    async def _app_lifespan(self, startup: Message, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app's lifespan; for an app that has none, ours alone."""
+        taken = False
+
+        async def receive_for_app() -> Message:
+            nonlocal taken
+            if taken:
+                return await receive()
+            taken = True
+            return startup
+
+        async def send_for_app(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown"):
+                await self._guard.aclose()  # once the server has this message, it waits for nothing more
+            await send(message)
+
+        try:
+            await self.app(scope, receive_for_app, send_for_app)
+        except Exception:
+            if taken:
+                raise
+            _log.info("the app does not support lifespan")  # that is how an app says so
+        if not taken:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send_for_app({"type": "lifespan.shutdown.complete"})
+
+
+def _hand_over(scope: Scope, mandate: Mandate) -> None:
+    scope[MANDATE_KEY] = mandate
+    scope.setdefault("state", {})["mandate"] = mandate

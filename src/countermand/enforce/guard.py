@@ -1,0 +1,223 @@
+"""The guard: may this token act now?
+
+Every check, in its order, and the first that fails decides. Whatever cannot be known is denied. No token, no part of
+one and no foreign error's text gets into a denial or a log.
+Source: docs/protocol.md, "Mandate".
+"""
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self, Unpack
+
+from countermand.enforce.asgi import ASGIApp, GuardMiddleware
+from countermand.enforce.bearer import check_resource_metadata
+from countermand.enforce.decision import (
+    NOTHING_REQUIRED,
+    Allow,
+    Code,
+    Decision,
+    Deny,
+    RequirementOptions,
+    Requirements,
+)
+from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
+from countermand.errors import ConfigurationError, KeysError, MalformedError, MalformedTokenError, TokenError
+from countermand.log.anchor import Anchor, Anchors, Kind
+from countermand.log.verdict import Clear, Revoked, Unknown, Verdict
+from countermand.tokens.jwks import KeySet, KeySource
+from countermand.tokens.mandate import Mandate, parse_mandate, verify
+
+_log = logging.getLogger(__name__)
+
+
+class Background(Protocol):
+    """What keeps the revocations current while a guard is in use.
+
+    Both methods may be called at any time, from different tasks of one event loop, at once and again.
+    """
+
+    async def start(self) -> None:
+        """Begin, if it is not running: also after `aclose`. Cheap where it is; it does not wait for a server.
+
+        Raises:
+            Exception: it cannot run. Until it can, the guard lets nothing pass.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop, and return when nothing is left running."""
+        ...
+
+
+class Guard:
+    """Answers for the tokens of one issuer at one audience. An async context manager that runs `background`.
+
+    `revocations` are a replica's or a documented store. `clock_s` tells seconds since 1970, UTC. `resource_metadata` is
+    the URL of the document of RFC 9728 that answers point to. Without an explicit start, the first decision starts
+    `background`.
+
+    Raises:
+        ConfigurationError: a part that could not answer.
+    """
+
+    def __init__(
+        self,
+        keys: KeySource,
+        revocations: AnyRevocations,
+        *,
+        issuer: str,
+        audience: str,
+        clock_s: Callable[[], float],
+        requirements: Requirements = NOTHING_REQUIRED,
+        background: Background | None = None,
+        resource_metadata: str | None = None,
+    ) -> None:
+        if not callable(getattr(keys, "key_set", None)):
+            raise ConfigurationError("keys is a source of the issuer's keys")
+        if not issuer or not audience:
+            raise ConfigurationError("a guard answers for one issuer and one audience")
+        check_resource_metadata(resource_metadata)
+        self._keys = keys
+        self._revocations = asked(revocations)
+        self._issuer = issuer
+        self._audience = audience
+        self._clock_s = clock_s
+        self._background = background
+        self._requirements = NOTHING_REQUIRED
+        self._requirements = self.combine(requirements)
+        self.resource_metadata = resource_metadata
+
+    def combine(self, requirements: Requirements | None) -> Requirements:
+        """Return the strictest of the guard's requirements and these.
+
+        Raises:
+            ConfigurationError: they bound a staleness, and a store has none.
+        """
+        combined = self._requirements if requirements is None else self._requirements & requirements
+        if combined.max_staleness_s is not None and isinstance(self._revocations, StoreRevocations):
+            raise ConfigurationError("a revocation store cannot say how stale it is: leave max_staleness_s out")
+        return combined
+
+    async def decide(self, token: str | bytes | None, requirements: Requirements | None = None) -> Decision:
+        """Return whether the token may act now. It raises for no token whatever.
+
+        1. There is a token; it is not too long, and has the form of one. Nothing is fetched for one that has not.
+        2. A key of the issuer signed it, by an allowed algorithm. A key that we do not hold is looked up within limits.
+        3. `iss` is the issuer.
+        4. `aud` is or holds the audience.
+        5. It is within its time, and everything that we act on can be read.
+        6. None of its anchors is revoked: the whole path, the documented claims, and the key that signed it.
+        7. No cutoff reaches it.
+        8. What we know of revocations is fresh enough to say so.
+        9. It meets the guard's requirements and these, the strictest of each: scopes, session, delegation, hops.
+
+        A refusal by 1 to 5 is `invalid_token` (`missing_token` where there is none, `keys_unavailable` where the keys
+        cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met.
+        """
+        required = self._requirements if requirements is None else self._requirements & requirements
+        decision = await self._decide(token, required)
+        if isinstance(decision, Deny):
+            _log.info("denied: %s (%s)", decision.code, decision.reason)
+        return decision
+
+    async def _decide(self, token: str | bytes | None, required: Requirements) -> Decision:
+        if not token:  # 1
+            return Deny.of(Code.MISSING_TOKEN, scopes=required.required_scopes)
+        try:
+            unverified = parse_mandate(token)  # 1
+            keys = await self._key_set(unverified.key_id)
+            now_s = self._clock_s()
+            mandate = verify(unverified, keys, issuer=self._issuer, audience=self._audience, now_s=now_s)  # 2 to 5
+            anchors = _anchors(mandate)
+        except KeysError as fault:
+            return Deny.of(Code.KEYS_UNAVAILABLE, reason=fault.code)
+        except TokenError as refusal:
+            return Deny.of(Code.INVALID_TOKEN, description=str(refusal), reason=refusal.code)
+        match await self._ask(anchors, required.max_staleness_s):  # 6 to 8
+            case Clear():
+                unmet = _unmet(required, mandate)  # 9
+                return Allow(mandate) if unmet is None else unmet
+            case Revoked(anchor=anchor):
+                return Deny.of(Code.SESSION_REVOKED, reason=str(anchor))
+            case Unknown(reason=reason):
+                return Deny.of(Code.REVOCATION_UNAVAILABLE, reason=reason)
+
+    async def _key_set(self, key_id: str | None) -> KeySet:
+        """Raises: KeysError, whatever the source raises."""
+        try:
+            return await self._keys.key_set(key_id)
+        except KeysError:
+            raise
+        except Exception as error:
+            _log.error("a source of keys failed (%s)", type(error).__name__)
+            raise KeysError("the source of keys failed") from error
+
+    async def _ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
+        running = await self._ensure_running()
+        verdict = await self._revocations.ask(anchors, max_staleness_s)
+        return verdict if running or isinstance(verdict, Revoked) else Unknown("not_following")
+
+    async def _ensure_running(self) -> bool:
+        try:
+            await self.start()
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing keeps the revocations current
+            _log.error("what follows the revocations does not start (%s)", type(error).__name__)
+            return False
+        return True
+
+    async def start(self) -> None:
+        """Start what keeps the revocations current. Raises: as its `start`."""
+        if self._background is not None:
+            await self._background.start()
+
+    async def aclose(self) -> None:
+        """Stop it."""
+        if self._background is not None:
+            await self._background.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def asgi(self, app: ASGIApp, **requirements: Unpack[RequirementOptions]) -> GuardMiddleware:
+        """Return `app` behind this guard. Raises: ConfigurationError."""
+        return GuardMiddleware(app, self, Requirements.of(**requirements))
+
+
+def _anchors(mandate: Mandate) -> Anchors:
+    """Return the mandate's anchors and its key, as ours and as its issuer's: whoever has the key chooses the rest.
+
+    Raises:
+        MalformedTokenError: the key's id is not one that the ledger could hold.
+    """
+    own = mandate.anchors
+    if mandate.key_id is None:
+        return own
+    try:
+        keys = [Anchor(Kind.KEY, mandate.key_id, issuer) for issuer in ("", mandate.issuer)]
+    except MalformedError as error:
+        raise MalformedTokenError(f"the token was signed with a key that cannot be withdrawn: {error}") from None
+    return Anchors((*keys, *own.path), own.issued_at_s, own.rev)
+
+
+def _unmet(required: Requirements, mandate: Mandate) -> Deny | None:
+    if not required.required_scopes <= mandate.scopes:
+        return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=required.required_scopes)
+    if required.require_session and mandate.session_id is None:
+        return Deny.of(Code.SESSION_REQUIRED)
+    if required.require_delegation and mandate.delegation_edge_id is None:
+        return Deny.of(Code.DELEGATION_REQUIRED)
+    if required.max_hops is not None and _hops(mandate) > required.max_hops:
+        return Deny.of(Code.HOP_COUNT_EXCEEDED)
+    return None
+
+
+def _hops(mandate: Mandate) -> int:
+    """The most that any claim says: one that is missing must not make the way look shorter."""
+    return max(mandate.hop_count, len(mandate.delegation_path), int(mandate.delegation_edge_id is not None))
