@@ -1,0 +1,37 @@
+"""Everything that the authority serves, as one ASGI application."""
+
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from countermand.authority.access import Access
+from countermand.authority.service import Authority
+from countermand.log.ports import LogReader
+from countermand.server import problem
+from countermand.server.api import admin_router
+from countermand.server.caller import Authentication
+from countermand.server.feed import feed_router
+from countermand.server.limit import BodyLimit
+
+MAX_BODY_BYTES: Final = 65_536
+KEYS_MAX_AGE_S: Final = 60
+
+
+def create_app(authority: Authority, access: Access, log: LogReader) -> FastAPI:
+    """Return the application. It opens nothing and closes nothing: what it is given outlives it."""
+    app = FastAPI(title="Countermand", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(Authentication, access=access)  # what is added last comes first
+    problem.install(app)
+    app.include_router(admin_router(authority))
+    app.include_router(feed_router(log))
+
+    @app.get("/.well-known/jwks.json")
+    async def keys(_request: Request) -> Response:
+        """The keys that verify mandates (RFC 7517)."""
+        headers = {"cache-control": f"public, max-age={KEYS_MAX_AGE_S}"}
+        return Response(authority.key_set.to_json(), media_type="application/jwk-set+json", headers=headers)
+
+    return app

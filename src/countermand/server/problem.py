@@ -1,0 +1,111 @@
+"""Every refusal as a problem document: a status, a code, one sentence; never a traceback, never what was sent.
+
+Source: RFC 9457.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from countermand.errors import (
+    BusyError,
+    ClockError,
+    CountermandError,
+    DataError,
+    ForbiddenError,
+    InvalidValueError,
+    MalformedError,
+    NotActiveError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnreachableError,
+)
+
+STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
+    InvalidValueError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    MalformedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: HTTPStatus.FORBIDDEN,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    NotActiveError: HTTPStatus.CONFLICT,
+    BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DataError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ClockError: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+_OF_HTTP: Final[dict[int, tuple[str, str]]] = {
+    HTTPStatus.BAD_REQUEST: ("bad_request", "the request cannot be read"),
+    HTTPStatus.NOT_FOUND: ("not_found", "there is nothing at this path"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "this path has no such method"),
+    HTTPStatus.REQUEST_TIMEOUT: ("body_too_slow", "the body did not come in time"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "the body is too long"),
+}
+
+_log = logging.getLogger(__name__)
+
+
+def problem(status: int, code: str, detail: str) -> JSONResponse:
+    """Return the problem document for one refusal."""
+    headers = {"cache-control": "no-store"}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = "1"
+    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def refusal(error: CountermandError) -> JSONResponse:
+    """Return the problem document for `error`. Raises: `error` itself, where it is none that a caller is told."""
+    if type(error) not in STATUS:
+        raise error
+    status = STATUS[type(error)]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        _log.warning("unavailable: %s", error, extra={"code": error.code})
+    return problem(status, error.code, str(error))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that leaves a route with a problem document."""
+    app.add_exception_handler(CountermandError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, CountermandError):
+        raise error
+    return refusal(error)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    wrong = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = "; ".join(f"{_where(item)}: {item['msg']}" for item in wrong[:8])
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_value", detail)
+
+
+def _where(item: dict[str, Any]) -> str:
+    """Name the place of one error; an unknown field's name is the caller's own, and is not repeated."""
+    loc = item["loc"][:-1] if item["type"] == "extra_forbidden" else item["loc"]
+    return ".".join(map(str, loc))
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    code, detail = _OF_HTTP.get(error.status_code, ("refused", "this request is refused"))
+    response = problem(error.status_code, code, detail)
+    response.headers.update(error.headers or {})  # RFC 9110 §15.5.6: a 405 says what is allowed
+    return response
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    """Starlette logs the traceback after this; the client hears nothing of it."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the authority failed; its log says why")

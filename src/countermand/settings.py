@@ -1,0 +1,153 @@
+"""What is configured, from the environment and from files: the only module that reads either for that.
+
+COUNTERMAND_DATA_DIR          where the authority keeps its data            .countermand
+COUNTERMAND_ISSUER            the issuer of mandates                        the URL it listens on
+COUNTERMAND_MANDATE_SECONDS   how long a mandate lives                      900
+COUNTERMAND_URL               the authority that commands talk to           what the data directory says
+COUNTERMAND_API_KEY           the key with which they, or a replica, talk   what the data directory says
+COUNTERMAND_PIN               the log that a replica believes               what the data directory says
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from countermand.errors import ConfigurationError
+
+DEFAULT_DATA_DIR: Final = ".countermand"
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8420
+DEFAULT_MANDATE_S: Final = 900
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """The files of an authority, by name. `url` and the keys are written by it and read by the local command line."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Everything that the authority knows."""
+        return self.path / "countermand.db"
+
+    @property
+    def keys(self) -> Path:
+        """The signing keys."""
+        return self.path / "keys"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that uses this directory."""
+        return self.path / "lock"
+
+    @property
+    def admin_key(self) -> Path:
+        """An API key of role administrator."""
+        return self.path / "admin.key"
+
+    @property
+    def replica_key(self) -> Path:
+        """An API key of role replica."""
+        return self.path / "replica.key"
+
+    @property
+    def pin(self) -> Path:
+        """What a replica is told to believe; no secret."""
+        return self.path / "pin"
+
+    @property
+    def url(self) -> Path:
+        """Where the authority listens, or last did."""
+        return self.path / "url"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoritySettings:
+    """How to run an authority. `issuer` None: the URL on which it listens. Port 0: any free one."""
+
+    data: DataDir
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    issuer: str | None = None
+    mandate_s: int = DEFAULT_MANDATE_S
+
+    @classmethod
+    def read(cls, *, data_dir: Path | None, host: str, port: int, environ: Mapping[str, str] = os.environ) -> Self:
+        """Return what the arguments say, then the environment. Raises: ConfigurationError."""
+        return cls(
+            find_data_dir(data_dir, environ),
+            host,
+            port,
+            environ.get("COUNTERMAND_ISSUER") or None,
+            _whole_number(environ, "COUNTERMAND_MANDATE_SECONDS", DEFAULT_MANDATE_S),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How to talk to an authority, and what to believe of it."""
+
+    url: str
+    api_key: str = field(repr=False)
+    pin: str | None = None
+
+    @classmethod
+    def read(cls, data_dir: Path | None = None, environ: Mapping[str, str] = os.environ) -> Self:
+        """Return what the environment says; without a URL there, the rest is the data directory's.
+
+        Raises:
+            ConfigurationError: something is missing. A key of the data directory goes to the authority that is there,
+                and never to one that the environment names.
+        """
+        data = find_data_dir(data_dir, environ)
+        url, api_key, pin = (environ.get(f"COUNTERMAND_{name}") or None for name in ("URL", "API_KEY", "PIN"))
+        if url is not None and api_key is None:
+            raise ConfigurationError("COUNTERMAND_URL names an authority: set COUNTERMAND_API_KEY to a key for it")
+        if url is None:
+            url, api_key, pin = _line(data.url), api_key or _line(data.admin_key), pin or _line(data.pin)
+        if url is None or api_key is None:
+            raise ConfigurationError(
+                f"no authority has run in {data.path}: start one with `countermand up`, "
+                "or set COUNTERMAND_URL and COUNTERMAND_API_KEY"
+            )
+        return cls(url, api_key, pin)
+
+
+def find_data_dir(chosen: Path | None, environ: Mapping[str, str] = os.environ) -> DataDir:
+    """Return the data directory: the one that was chosen, else the environment's, else `.countermand`."""
+    return DataDir(chosen or Path(environ.get("COUNTERMAND_DATA_DIR") or DEFAULT_DATA_DIR))
+
+
+def replica_credentials(
+    api_key: str | None, pin: str | None, environ: Mapping[str, str] = os.environ
+) -> tuple[str, str]:
+    """Return the API key and the pin that were given, else the environment's. Raises: ConfigurationError."""
+    api_key = api_key or environ.get("COUNTERMAND_API_KEY")
+    pin = pin or environ.get("COUNTERMAND_PIN")
+    if not api_key or not pin:
+        raise ConfigurationError(
+            "a replica needs an API key and a pin: pass api_key and pin, or set COUNTERMAND_API_KEY and "
+            "COUNTERMAND_PIN; the authority keeps both in its data directory, as replica.key and pin"
+        )
+    return api_key, pin
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}") from error
+
+
+def _whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ConfigurationError(f"{name} is a whole number of at most nine digits")
+    return int(text)

@@ -1,0 +1,149 @@
+"""Settings to objects to lifetimes: the only place that chooses implementations, and where `connect` lives.
+
+Here is what a resource server needs; what an authority needs on top (the `server` extra) is in `wiring.authority`.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from countermand.enforce.decision import Requirements
+from countermand.enforce.guard import Guard
+from countermand.errors import ConfigurationError, MalformedError
+from countermand.log.checkpoint import Pin
+from countermand.log.entry import Entry
+from countermand.log.freshness import Instant
+from countermand.log.ports import LogReader
+from countermand.log.state import LogState
+from countermand.replica.follow import Follower
+from countermand.replica.replica import MAX_STALENESS_S, Replica
+from countermand.settings import replica_credentials
+from countermand.tokens.jwks import JwksCache, KeySet
+from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
+
+_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
+
+_log = logging.getLogger(__name__)
+
+
+def system_clock() -> Instant:
+    """Return the present instant by this machine's clocks."""
+    return Instant(time.time_ns() // 1_000_000, time.clock_gettime_ns(_BOOT_CLOCK) // 1_000_000)
+
+
+class IssuerKeys:
+    """The keys that an issuer publishes, fetched over HTTP; one cache for each event loop that asks."""
+
+    def __init__(self, issuer: str) -> None:
+        self._issuer = check_url(issuer, "the issuer")
+        self._caches: WeakKeyDictionary[asyncio.AbstractEventLoop, JwksCache] = WeakKeyDictionary()
+        if is_exposed(self._issuer):
+            _log.warning("the issuer %s is not on https: whoever is on the way can change its keys", self._issuer)
+
+    async def key_set(self, key_id: str | None) -> KeySet:
+        """See `KeySource`."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._caches:
+            self._caches[loop] = JwksCache(lambda: fetch_keys(self._issuer), time.monotonic)
+        return await self._caches[loop].key_set(key_id)
+
+
+_issuers: dict[str, IssuerKeys] = {}
+
+
+def keys_of(issuer: str) -> IssuerKeys:
+    """Return the keys of `issuer`, the same object each time: warnings and fetches are shared."""
+    if issuer not in _issuers:
+        _issuers[issuer] = IssuerKeys(issuer)
+    return _issuers[issuer]
+
+
+class Following:
+    """A follower in a task of its own, in the event loop that first asks for it: a replica has one writer."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow, unless that has begun in an event loop that runs."""
+        if self._task is None or self._task.done() or not self._task.get_loop().is_running():
+            self._task = asyncio.create_task(self._follower.run(), name="countermand follower")
+            self._task.add_done_callback(_say_why)
+
+    async def aclose(self) -> None:
+        """Stop following, and wait until it has stopped."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the follower failed", exc_info=error)
+
+
+def connect(
+    url: str,
+    *,
+    issuer: str,
+    audience: str,
+    api_key: str | None = None,
+    pin: str | None = None,
+    max_staleness_s: float = MAX_STALENESS_S,
+    required_scopes: Sequence[str] = (),
+    best_effort: bool = False,
+) -> Guard:
+    """Return a guard that follows the authority at `url`, and accepts its mandates for `audience`.
+
+    It starts with the application that it protects (`guard.asgi(app)`), or with `async with guard`.
+
+    Args:
+        url: the authority, for the log.
+        issuer: who mints the mandates; the keys are at `<issuer>/.well-known/jwks.json`.
+        audience: which `aud` this resource server answers to.
+        api_key: a key of role replica; COUNTERMAND_API_KEY if left out.
+        pin: log id and checkpoint key; COUNTERMAND_PIN if left out.
+        max_staleness_s: refuse above this age of knowledge; over 2 seconds.
+        required_scopes: what every mandate must hold.
+        best_effort: let pass what cannot be known. It ends the guarantee, and logs.
+
+    Raises:
+        ConfigurationError: something is missing, or cannot work.
+    """
+    api_key, pin_text = replica_credentials(api_key, pin)
+    log = HttpLog(url, api_key)
+    if is_exposed(url):
+        _log.warning("the authority %s is not on https: whoever is on the way can read the API key", url)
+    replica = Replica(
+        LogState(parse_pin(pin_text)), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort
+    )
+    return Guard(
+        keys_of(issuer),
+        replica,
+        issuer=issuer,
+        audience=audience,
+        clock_s=time.time,
+        requirements=Requirements.of(required_scopes=required_scopes),
+        background=Following(follower(replica, log)),
+    )
+
+
+def follower(
+    replica: Replica, log: LogReader, on_applied: Callable[[Sequence[Entry]], None] = lambda _entries: None
+) -> Follower:
+    """Return what keeps `replica` on `log`, by this machine's clock."""
+    return Follower(replica, log, system_clock, random.random, on_applied=on_applied)
+
+
+def parse_pin(text: str) -> Pin:
+    """Return the pin that `text` writes. Raises: ConfigurationError."""
+    try:
+        return Pin.parse(text)
+    except MalformedError as error:
+        raise ConfigurationError(f"the pin cannot be used: {error}") from error

@@ -1,0 +1,120 @@
+"""An authority put together, and run for as long as a block lasts."""
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from countermand.authority.access import Access
+from countermand.authority.database import Database
+from countermand.authority.heartbeat import Heartbeat
+from countermand.authority.keys import open_keys, write_secret
+from countermand.authority.ledger import Ledger
+from countermand.authority.model import Role
+from countermand.authority.reader import LedgerReader
+from countermand.authority.service import Authority, Policy
+from countermand.enforce.guard import Guard
+from countermand.errors import DataError
+from countermand.log.checkpoint import Pin
+from countermand.log.state import LogState
+from countermand.replica.replica import MAX_STALENESS_S, Replica
+from countermand.settings import AuthoritySettings, DataDir
+from countermand.tokens.jwks import StaticKeys
+from countermand.transport.http import check_url
+from countermand.wiring import Following, follower, system_clock
+from countermand.wiring.tasks import beside
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAuthority:
+    """An authority that runs: its use cases, who may call them, its log, and what a replica is told to believe."""
+
+    service: Authority
+    access: Access
+    heartbeat: Heartbeat
+    log: LedgerReader
+    pin: Pin
+    issuer: str
+
+    async def entries(self) -> int:
+        """Return how many entries the ledger has: how many revocations were ever made."""
+        newest = await self.heartbeat.after(None)
+        return 0 if newest is None else newest.checkpoint.rev.seq
+
+    def guard(self, audience: str, *, max_staleness_s: float = MAX_STALENESS_S) -> Guard:
+        """Return a guard for this very process: it follows the ledger itself, and is handed the keys."""
+        replica = Replica(LogState(self.pin), system_clock, max_staleness_s=max_staleness_s, local=True)
+        self.heartbeat.sign_soon()  # what was signed before the replica's start does not count for it
+        return Guard(
+            StaticKeys(self.service.key_set),
+            replica,
+            issuer=self.issuer,
+            audience=audience,
+            clock_s=time.time,
+            background=Following(follower(replica, self.log)),
+        )
+
+
+@asynccontextmanager
+async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[RunningAuthority]:
+    """Open the authority in the data directory and run it until the block ends. `url` is where others will find it.
+
+    Raises:
+        DataError: the directory cannot be used, or another process is using it.
+        ConfigurationError: the issuer is no URL.
+    """
+    issuer = check_url(settings.issuer or url, "the issuer")
+    data = settings.data
+    with _exclusively(data):
+        database = Database(data.database)
+        try:
+            await database.migrate()
+            ledger = await Ledger.open(database, os.urandom(16))
+            keys = await open_keys(database, data.keys, system_clock().wall_ms)
+            heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock)
+            policy = Policy(issuer, settings.mandate_s)
+            service = Authority(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
+            await service.start()
+            access = Access(database, os.urandom)
+            pin = Pin.of(ledger.log_id, keys.checkpoint.public_key())
+            await _tell_locals(data, access, pin, url)
+            async with beside(heartbeat.run(), stop=heartbeat.close):
+                log = LedgerReader(ledger, heartbeat, keys.checkpoint)
+                yield RunningAuthority(service, access, heartbeat, log, pin, issuer)
+        finally:
+            await database.close()
+
+
+@contextmanager
+def _exclusively(data: DataDir) -> Iterator[None]:
+    """Hold the data directory for this process. SQLite could share it; the heartbeat's memory could not."""
+    with ExitStack() as stack:
+        try:
+            data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if stat.S_IMODE(data.path.stat().st_mode) & 0o077:
+                raise DataError(f"{data.path} is open to others than its owner: chmod 700 {data.path}")
+            lock = stack.enter_context(data.lock.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is using {data.path}") from None
+        except OSError as error:
+            raise DataError(f"{data.path} cannot be used: {error.strerror}") from error
+        yield
+
+
+async def _tell_locals(data: DataDir, access: Access, pin: Pin, url: str) -> None:
+    """Leave in the data directory what the local command line and replicas on this machine need."""
+    now_ms = system_clock().wall_ms
+    for role, path in ((Role.ADMINISTRATOR, data.admin_key), (Role.REPLICA, data.replica_key)):
+        await access.ensure(role, "made at first start", now_ms, partial(_write_line, path))
+    _write_line(data.pin, str(pin))
+    _write_line(data.url, url)
+
+
+def _write_line(path: Path, line: str) -> None:
+    write_secret(path, f"{line}\n".encode())

@@ -1,0 +1,132 @@
+"""Applications on real sockets, for as long as a block lasts."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from countermand.enforce.asgi import ASGIApp
+from countermand.errors import ConfigurationError
+from countermand.server.app import create_app
+from countermand.settings import AuthoritySettings
+from countermand.wiring.authority import RunningAuthority, run_authority
+from countermand.wiring.tasks import beside
+
+GRACE_S: Final = 2
+"""What a request may still take when we stop; then it is ended."""
+HEAD_S: Final = 10.0
+"""For a request's head, from its first byte; for the first request, from when the connection is made."""
+BACKLOG: Final = 512
+
+
+@asynccontextmanager
+async def serve_authority(settings: AuthoritySettings) -> AsyncIterator[tuple[RunningAuthority, str]]:
+    """Run the authority and serve it; give it and its URL.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+        DataError: the data directory cannot be used.
+    """
+    with bound(settings.host, settings.port) as (listener, url):
+        if settings.issuer is None and ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
+            raise ConfigurationError("on every address no URL is ours: set COUNTERMAND_ISSUER to the one others use")
+        async with run_authority(settings, url) as authority:
+            app = create_app(authority.service, authority.access, authority.log)
+            async with serving(app, listener):
+                try:
+                    yield authority, url
+                finally:
+                    authority.heartbeat.close()  # ends every feed, so that the server has nothing to wait for
+
+
+@contextmanager
+def bound(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """Give a listening socket and its URL. Raises: ConfigurationError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigurationError(f"{host}:{port} cannot be listened on: {error}") from error
+    with listener:
+        # Accepted sockets inherit it. Without it a body waits 40 ms for the acknowledgement of its headers (RFC 1122
+        # §4.2.3.2); asyncio would set it itself, and misses sockets that do not name their protocol.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ip, bound_port = listener.getsockname()[:2]
+        name = f"[{ip}]" if ":" in ip else ip
+        yield listener, f"http://{name}:{bound_port}"
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that closes the connection of whoever owes us the rest of a request for HEAD_S.
+
+    That is the head, and what still comes of a body after its answer: uvicorn waits for both for ever. A body that is
+    being read has its reader's limit, and between two requests uvicorn's own holds until the next one begins.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        # While a request is not answered it is we who owe. Before the first head there is none, whatever its type says.
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+            self._unwatch()
+        else:
+            self._deadline = self._deadline or self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it, and says when it has begun."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.tried_to_start = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.tried_to_start.set()
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on `listener`, once it has started, until the block ends."""
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,  # h11 bounds a request's head at 64 KiB; httptools does not
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = _Server(config)
+    async with beside(server.serve([listener]), stop=partial(setattr, server, "should_exit", True)):
+        await server.tried_to_start.wait()
+        if not server.started:
+            raise ConfigurationError("the application did not start; its log says why")
+        yield

@@ -1,0 +1,43 @@
+"""Fixtures of tests on a real database file and real sockets."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.integration.rooms import Rooms, rooms_open
+from tests.running import Running, authority_running
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def rooms(tmp_path: Path) -> AsyncIterator[Rooms]:
+    """The rooms of an authority without a server and without a beating heart, on a clock that is held."""
+    async with rooms_open(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """An authority of this test alone, served on a free port."""
+    async with authority_running(tmp_path) as authority:
+        yield authority
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """An authority that the tests of a module share, served on a free port."""
+    async with authority_running(tmp_path_factory.mktemp("shared")) as authority:
+        yield authority
+
+
+@pytest.fixture(scope="module")
+async def http(shared: Running) -> AsyncIterator[httpx2.AsyncClient]:
+    """A bare client of the shared authority, without a key."""
+    async with httpx2.AsyncClient(base_url=shared.url, timeout=10, trust_env=False) as client:
+        yield client
