@@ -1,0 +1,68 @@
+"""The README's Python runs as it stands there; only the port is a free one."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.running import authority_running, until
+
+README = Path(__file__).parent.parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def block(beginning: str) -> str:
+    (found,) = (text for text in BLOCKS if text.startswith(beginning))
+    return str(found)
+
+
+async def test_every_block_is_run_by_a_test_here() -> None:
+    assert {text.splitlines()[0] for text in BLOCKS} == {
+        "import countermand",
+        "from caracalai_revocation import InMemoryRevocationStore",
+    }
+
+
+async def test_the_documented_store_works_as_shown() -> None:
+    exec(block("from caracalai_revocation"), {})  # noqa: S102 - the README is ours
+
+
+async def hello(scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["countermand.mandate"].subject.encode()})
+
+
+async def test_three_lines_protect_an_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with authority_running(tmp_path) as running:
+        monkeypatch.setenv("COUNTERMAND_API_KEY", running.replica_key)
+        monkeypatch.setenv("COUNTERMAND_PIN", str(running.authority.pin))
+        names: dict[str, Any] = {"app": hello}
+        shown = block("import countermand")
+        assert "http://127.0.0.1:8420" in shown
+        exec(shown.replace("http://127.0.0.1:8420", running.url), names)  # noqa: S102 - ours, on a free port
+        authority = running.client
+        async with (
+            names["guard"] as guard,
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(names["app"]), base_url="http://service") as service,
+        ):
+            application = await authority.create_application("readme")
+            session = await authority.open_session(application["id"], "alice")
+            token = await authority.issue_mandate(session["id"], "resource://api")
+            headers = {"authorization": f"Bearer {token}"}
+
+            async def answers(status: int) -> bool:
+                return (await service.get("/", headers=headers)).status_code == status
+
+            assert guard is names["guard"]
+            await until(lambda: answers(200), "the application lets the mandate in")
+            await authority.revoke("session", session["id"], "the README said so")
+            await until(lambda: answers(401), "the application rejects the mandate")
