@@ -1,11 +1,9 @@
-"""Base64url and JSON, read strictly: one text for one value.
+"""JSON, read strictly: one text for one value.
 
-Both readers raise ValueError alone, for the caller to name what was refused.
-Source: RFC 7515 §2 (base64url without padding); RFC 8259 (JSON); RFC 7519 §4 (unique names).
+It raises ValueError alone, for the caller to name what was refused.
+Source: RFC 8259 (JSON); RFC 7519 §4 (unique names).
 """
 
-import base64
-import binascii
 import json
 import math
 from collections.abc import Iterable
@@ -13,27 +11,6 @@ from typing import Final
 
 MAX_DEPTH: Final = 16
 """Levels of arrays and objects: a mandate has 3, a key set 4. Deeper ones only wait for code that recurses."""
-
-_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/   ")  # a space is in no alphabet
-
-
-def b64url_encode(data: bytes) -> bytes:
-    """Return `data` as base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-def b64url_decode(text: bytes) -> bytes:
-    """Return the bytes that `text` encodes.
-
-    Raises:
-        ValueError: `text` is not what `b64url_encode` writes: padding, another alphabet, stray last bits.
-    """
-    padding = b"=" * (-len(text) % 4)
-    data = binascii.a2b_base64(text.translate(_TO_STANDARD) + padding, strict_mode=True)
-    tail = len(data) % 3
-    if tail and b64url_encode(data[-tail:]) != text[-tail - 1 :]:  # the last character has bits to spare
-        raise ValueError("not canonical base64url")
-    return data
 
 
 def parse_json(data: bytes) -> object:

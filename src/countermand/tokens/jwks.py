@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
-from countermand.errors import InvalidValueError, KeysError, MalformedKeysError, UnknownTokenKeyError
-from countermand.tokens.encoding import b64url_decode, parse_json
+from countermand.errors import InvalidValueError, KeysError, MalformedError, MalformedKeysError, UnknownTokenKeyError
+from countermand.log.codec import from_base64
+from countermand.tokens.encoding import parse_json
 from countermand.tokens.keys import MAX_RSA_EXPONENT, PublicKey, VerifyingKey
 
 MAX_JWKS_BYTES: Final = 262_144  # 64 keys with their certificates stay far below
@@ -107,13 +108,13 @@ def _usable_key(jwk: dict[str, object]) -> VerifyingKey | None:
         return None
     try:
         key = VerifyingKey(kid, _public_key(jwk))
-    except ValueError:
+    except (ValueError, MalformedError):
         return None
     return key if jwk.get("alg", key.algorithm) == key.algorithm else None
 
 
 def _public_key(jwk: dict[str, object]) -> PublicKey:
-    """Raises: ValueError."""
+    """Raises: ValueError, MalformedError."""
     match jwk.get("kty"), jwk.get("crv"):
         case "EC", "P-256":
             x, y = _member(jwk, "x"), _member(jwk, "y")
@@ -134,7 +135,7 @@ def _member(jwk: dict[str, object], name: str) -> bytes:
     value = jwk.get(name)
     if not isinstance(value, str):
         raise ValueError("a number is missing")  # noqa: TRY004  # one error for every broken key
-    return b64url_decode(value.encode())
+    return from_base64(value)
 
 
 class KeySource(Protocol):

@@ -14,10 +14,12 @@ from countermand.errors import (
     BadTokenSignatureError,
     ExpiredTokenError,
     InvalidValueError,
+    MalformedError,
     MalformedTokenError,
     WrongAudienceError,
     WrongIssuerError,
 )
+from countermand.log.codec import from_base64, to_base64
 from countermand.tokens.claims import (
     Claims,
     Hop,
@@ -29,7 +31,7 @@ from countermand.tokens.claims import (
     read_mandate,
     text,
 )
-from countermand.tokens.encoding import b64url_decode, b64url_encode, parse_json
+from countermand.tokens.encoding import parse_json
 from countermand.tokens.jwks import MAX_KID_CHARS, KeySet
 from countermand.tokens.keys import ALGORITHMS, SigningKey
 
@@ -77,9 +79,9 @@ def parse_mandate(token: str | bytes) -> UnverifiedMandate:
         raise MalformedTokenError(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
     try:
         data = token.encode("ascii") if isinstance(token, str) else token
-        header, payload, signature = map(b64url_decode, data.split(b".", 3))  # a fourth is enough to refuse
+        header, payload, signature = map(from_base64, data.split(b".", 3))  # a fourth is enough to refuse
         algorithm, key_id = _read_header(parse_json(header))
-    except ValueError:
+    except (ValueError, MalformedError):
         raise MalformedTokenError("the token is not a signed JWT") from None  # a cause could quote it
     return UnverifiedMandate(algorithm, key_id, data.rpartition(b".")[0], payload, signature)
 
@@ -162,11 +164,11 @@ def mint(claims: MandateClaims, key: SigningKey) -> str:
         read_mandate(parse_claims(payload), key.kid)
     except MalformedTokenError as error:
         raise InvalidValueError(f"no mandate can say this: {error}") from error
-    signing_input = b64url_encode(header) + b"." + b64url_encode(payload)
-    token = signing_input + b"." + b64url_encode(key.sign(signing_input))
+    signing_input = f"{to_base64(header)}.{to_base64(payload)}"
+    token = f"{signing_input}.{to_base64(key.sign(signing_input.encode()))}"
     if len(token) > MAX_TOKEN_BYTES:
         raise InvalidValueError(f"the mandate is longer than {MAX_TOKEN_BYTES} bytes")
-    return token.decode()
+    return token
 
 
 def _compact(value: Mapping[str, object]) -> bytes:
