@@ -15,7 +15,7 @@ from countermand.authority import database as database_module
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.errors import BusyError, DataError
-from tests.integration.rooms import file_of, insert_sessions, rooms_open, writing
+from tests.integration.rooms import file_of, insert_sessions, rooms_open
 
 pytestmark = pytest.mark.anyio
 
@@ -144,9 +144,13 @@ async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
     database = Database(tmp_path / "countermand.db")
     await database.migrate()
     try:
-        async with writing(database):
-            with pytest.raises(BusyError):
-                await _add(database, 1)
+        release = asyncio.Event()
+        holding = asyncio.create_task(database.write(lambda _connection: release.wait()))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await _add(database, 1)
+        release.set()
+        await holding
         await _add(database, 2)
         assert await _held(database) == {2}
     finally:

@@ -36,6 +36,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._writer = _engine(path, "BEGIN IMMEDIATE", size=1)
         self._reader = _engine(path, "BEGIN", size=_READERS)
+        self._turn = asyncio.Lock()  # the pool would let newcomers go before those who wait
         self._writing: set[asyncio.Future[Any]] = set()
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
@@ -65,8 +66,16 @@ class Database:
         await self._reader.dispose()
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
-        async with _begun(self._writer) as connection:
-            return await work(connection)
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise BusyError("the authority's database is busy") from None
+        try:
+            async with _begun(self._writer) as connection:
+                return await work(connection)
+        finally:
+            self._turn.release()
 
 
 @asynccontextmanager

@@ -69,6 +69,11 @@ class Ledger:
         row = (await connection.execute(select(tables.head))).one()
         return Head(Rev(row.generation, row.seq), row.link)
 
+    async def count(self) -> int:
+        """Return how many entries there are."""
+        async with self._database.read() as connection:
+            return (await self.head(connection)).rev.seq
+
     async def time(self, connection: AsyncConnection, now_ms: int) -> int:
         """Return `now_ms`, or the time of the newest checkpoint where the clock has gone back behind it.
 

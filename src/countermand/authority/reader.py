@@ -51,6 +51,7 @@ class LedgerReader:
         while self._snapshot is None or at.rev.seq - self._snapshot[0].rev.seq > SNAPSHOT_ENTRIES:
             if self._making is None:
                 self._making = asyncio.create_task(self._make(at))
+                self._making.add_done_callback(_retrieved)
             await asyncio.shield(self._making)  # of a million entries it takes longer than one caller may wait
         return self._snapshot[1]
 
@@ -73,3 +74,9 @@ class LedgerReader:
         while (seen := await self._heartbeat.after(seen)) is not None:
             pass
         raise UnreachableError("the authority is stopping")
+
+
+def _retrieved(task: asyncio.Task[None]) -> None:
+    """Take note of an error for which nobody waits any longer."""
+    if not task.cancelled():
+        task.exception()

@@ -45,6 +45,7 @@ EXIT_CODES: Final[dict[type[CountermandError], int]] = {
 """Any other error of ours exits with 1, as does a demo in which a step did not hold."""
 
 _T = TypeVar("_T")
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _out = Console(highlight=False, markup=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -99,7 +100,7 @@ def up(
         else:
             async with serve_authority(settings) as (authority, url):
                 _out.print(f"authority  {url}")
-                _out.print(f"revoked    {await authority.entries()} so far, kept in {settings.data.path}")
+                _out.print(f"revoked    {authority.entries} so far, kept in {settings.data.path}")
                 _out.print(f"pin        {authority.pin}")
                 await stopped.wait()
 
@@ -168,10 +169,17 @@ def _print_entries(entries: Sequence[Entry]) -> None:
 
 
 def _until_signalled() -> asyncio.Event:
-    """Return an event that Ctrl-C, or a polite kill, sets."""
+    """Return an event that Ctrl-C, or a polite kill, sets. A second one ends the program at once."""
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopped.set()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     return stopped
 
 

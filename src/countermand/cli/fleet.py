@@ -114,7 +114,7 @@ async def staged(
             async with serving(guard.asgi(_service), listener), AuthorityClient.open(admin) as client:
                 callers = await _open_sessions(client, on_change)
                 async with beside(*(caller.run(service_url) for caller in callers)):
-                    yield Stage(url, service_url, await authority.entries(), client, callers)
+                    yield Stage(url, service_url, authority.entries, client, callers)
 
 
 async def _open_sessions(client: AuthorityClient, on_change: Callable[[Caller, Outcome], None]) -> tuple[Caller, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from countermand.enforce.asgi import ASGIApp
+from countermand.enforce.asgi import ASGIApp, Receive, Scope, Send
 from countermand.errors import ConfigurationError
 from countermand.server.app import create_app
 from countermand.settings import AuthoritySettings
@@ -115,8 +115,16 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     """Serve `app` on `listener`, once it has started, until the block ends."""
+
+    async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not server.should_exit:
+                raise  # at our own end it is what GRACE_S says, and no failure of the app
+
     config = uvicorn.Config(
-        app,
+        until_stopped,
         http=_Protocol,  # h11 bounds a request's head at 64 KiB; httptools does not
         ws="none",
         log_config=None,
