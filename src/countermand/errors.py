@@ -37,6 +37,9 @@
     └─ AuthorityError                the authority refuses
        ├─ NotFoundError              no such thing
        ├─ NotActiveError             it exists, and its authority has ended
+       ├─ ExceededError              more is asked for than there is to give
+       │  ├─ InvalidScopeError       a scope that was not given (RFC 6749)
+       │  └─ InvalidTargetError      an audience that was not given (RFC 8707)
        ├─ UnauthenticatedError       no valid credential
        ├─ ForbiddenError             a valid credential without the role
        ├─ ClockError                 our clocks contradict each other: nothing is signed
@@ -278,6 +281,24 @@ class NotActiveError(AuthorityError):
     """It exists, and its authority has ended."""
 
     code = "not_active"
+
+
+class ExceededError(AuthorityError):
+    """More is asked for than there is to give: authority only narrows."""
+
+    code = "exceeds_authority"
+
+
+class InvalidScopeError(ExceededError):
+    """A scope is asked for that was not given."""
+
+    code = "invalid_scope"
+
+
+class InvalidTargetError(ExceededError):
+    """An audience is asked for that was not given."""
+
+    code = "invalid_target"
 
 
 class UnauthenticatedError(AuthorityError):

@@ -3,15 +3,17 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
 from countermand.errors import BadAnswerError, MalformedError, RefusedError
+from countermand.log.entry import Entry
 from countermand.log.ports import Batch
+from countermand.replica.follow import Follower
 from countermand.replica.replica import ReplicaState
 from tests.clocks import held
-from tests.unit.scripted import Feed, Following, dead, ends, raises, says, silent_snapshot, warnings
+from tests.unit.scripted import Feed, Following, dead, ends, now, raises, says, silent_snapshot, warnings
 
 FRESH, REFUSED, STARTING = ReplicaState.FRESH, ReplicaState.REFUSED, ReplicaState.STARTING
 BROKEN: dict[str, tuple[Feed, str]] = {
@@ -62,6 +64,35 @@ async def test_entries_are_announced_once_and_in_order_as_they_come_into_force()
         await asyncio.sleep(1)
 
     assert following.applied == [1, 2, 3, 4, 5]
+
+
+@held
+async def test_a_snapshot_is_announced_without_entries_as_it_comes_into_force() -> None:
+    following = Following(3)
+    announced: list[tuple[int, int]] = []
+
+    def note(entries: Sequence[Entry]) -> None:
+        announced.append((len(entries), len(following.state)))
+
+    following.follower = Follower(following.replica, following.log, now, lambda: 0.5, on_applied=note)
+    async with following.running():
+        await asyncio.sleep(0.5)
+        assert announced == [(0, 3)]
+        following.revoke(4)
+        await asyncio.sleep(1)
+
+    assert announced == [(0, 3), (1, 4)]
+
+
+@held
+async def test_a_snapshot_that_brings_nothing_is_not_announced() -> None:
+    following = Following(0)
+    announced: list[Sequence[Entry]] = []
+    following.follower = Follower(following.replica, following.log, now, lambda: 0.5, on_applied=announced.append)
+    async with following.running():
+        await asyncio.sleep(2)
+
+    assert announced == []
 
 
 @held

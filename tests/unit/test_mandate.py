@@ -123,6 +123,14 @@ def test_a_signature_holds_for_its_own_token_alone(key: SigningKey) -> None:
             read(token)
 
 
+def test_a_signature_has_one_spelling() -> None:
+    """The two numbers have 32 bytes each: with a zero before the second they would be the same numbers."""
+    signing_input, _, signature = mint(CLAIMS, ES256).rpartition(".")
+    numbers = base64.urlsafe_b64decode(signature + "==")
+    with pytest.raises(BadTokenSignatureError):
+        read(f"{signing_input}.{b64(numbers[:32] + bytes(1) + numbers[32:]).decode()}")
+
+
 def test_a_key_in_the_header_is_not_used() -> None:
     header = {
         "alg": "ES256",

@@ -7,11 +7,13 @@ import pytest
 
 from countermand.errors import ConfigurationError
 from countermand.log.anchor import Anchor, Anchors, Kind, Rev
+from countermand.log.freshness import Instant
 from countermand.log.state import LogState
 from countermand.log.verdict import CLEAR, Revoked
 from countermand.replica.replica import Replica, ReplicaState, ReplicaStatus
+from tests.clocks import HeldClocks
 from tests.signer import NOW_MS, Signer
-from tests.unit.log.helpers import HOUR_MS, read_snapshot
+from tests.unit.log.helpers import HOUR_MS, anchors, read_snapshot
 from tests.unit.replicas import ALICE, BOB, STALE, STARTING, World, ready, seconds_until
 
 STALENESS_BOUNDS_NOTHING = [2.0, 1.999, 0.0, -30.0, math.nan, math.inf, -math.inf]
@@ -310,3 +312,45 @@ def test_what_was_applied_while_it_slept_makes_its_look_up_no_fresher(interrupte
 
     once(interrupted, the_other_too)
     assert interrupted.replica.is_revoked(BOB.id) is True
+
+
+class Counting(HeldClocks):
+    """Clocks that count how often they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readings = 0
+
+    def __call__(self) -> Instant:
+        self.readings += 1
+        return super().__call__()
+
+
+def test_without_cutoffs_a_decision_reads_the_clocks_once_and_with_them_twice(world: World) -> None:
+    clocks = Counting()
+    replica = Replica(world.state, clocks, local=True)
+    clocks.readings = 0
+    replica.check(anchors(ALICE))
+    assert clocks.readings == 1
+
+    world.signer.append(Kind.CUTOFF, "all", issued_before_ms=1)
+    world.beat()
+    replica.check(anchors(ALICE))
+    assert clocks.readings == 3
+
+
+def test_a_cutoff_that_comes_during_a_look_up_ends_nothing_that_it_does_not_reach(interrupted: World) -> None:
+    class Overtaken(Interrupted):
+        def find(self, anchors: Anchors, now_ms: int) -> Revoked | None:
+            self.meanwhile()
+            return LogState.find(self, anchors, now_ms)
+
+    interrupted.state = state = Overtaken(interrupted.signer)
+    interrupted.replica = Replica(state, interrupted.clocks, local=True)
+    interrupted.beat()
+    interrupted.signer.append(Kind.CUTOFF, "all", issued_before_ms=NOW_MS - HOUR_MS)
+    once(interrupted, interrupted.beat)
+    before, after = (Anchors((ALICE,), (NOW_MS - ago_ms) / 1000) for ago_ms in (2 * HOUR_MS, 0))
+
+    assert interrupted.replica.check(after) is CLEAR
+    assert isinstance(interrupted.replica.check(before), Revoked)

@@ -33,10 +33,20 @@ def test_best_effort_lets_pass_what_it_cannot_know_and_says_so(caplog: pytest.Lo
     world.run(60_000)
     caplog.clear()
     assert world.check(ALICE) is CLEAR
+    world.run(1_000)
     assert world.replica.is_revoked(ALICE.id) is False
     assert caplog.text.count("without knowing: stale") == 2
     assert world.check(BOB) == Revoked(BOB, 1)
     assert world.judgement() is ReplicaState.REFUSED
+
+
+def test_best_effort_says_so_once_a_second_however_often_it_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(best_effort=True)
+    for _ in range(30):
+        assert world.check(ALICE) is CLEAR
+        world.run(100)
+
+    assert caplog.text.count("without knowing: starting") == 3
 
 
 def test_a_strict_replica_never_speaks_of_letting_pass(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -160,14 +160,14 @@ def test_snapshots(vector: Vector) -> None:
     read, held = filled(vector["bytes"]), RevokedSet()
     for entry in entries:
         held.add_entry(entry)
-    assert (read._held, read._cutoffs) == (held._held, held._cutoffs)
+    assert (read._seqs, read._cutoffs) == (held._seqs, held._cutoffs)
     assert len(read) == len(vector["records"])
     for record in vector["records"]:
         key, hour = bytes.fromhex(record["key"]), record["expiry_hour"] or NEVER
         if key[0] == Kind.CUTOFF:
             assert read._cutoffs[key].hour == hour
         else:
-            assert read._held[key] == record["seq"] << 24 | hour
+            assert read._seqs[hour][key] == record["seq"] == read.seq_of(key)
 
 
 @each(SNAPSHOT["refused"])

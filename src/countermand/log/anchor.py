@@ -8,6 +8,7 @@ Source: docs/protocol.md, "Anchor".
 
 import hashlib
 import re
+from binascii import a2b_hex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -61,8 +62,10 @@ PREFIXES: Final = {
 """Ids of our own making: the prefix, then 128 random bits as 32 lower-case hex digits."""
 
 _KINDS_BY_NUMBER = {int(kind): kind for kind in Kind}
+_KIND_BYTES = [bytes((number,)) for number in range(len(Kind) + 1)]
 _KINDS_BY_PREFIX = {prefix: kind for kind, prefix in PREFIXES.items()}
-_OWN_ID = re.compile(r"[a-z]{3}_[0-9a-f]{32}")
+_OWN_ID_CHARS = 36
+_PREFIX_CHARS = 4
 
 
 def kind_numbered(number: int) -> Kind:
@@ -82,7 +85,23 @@ def own_id(kind: Kind, random_bits: bytes) -> str:
 
 def kind_of(own: str) -> Kind | None:
     """Return the kind of an id of our own making, None for any other text."""
-    return _KINDS_BY_PREFIX.get(own[:4]) if _OWN_ID.fullmatch(own) else None
+    kind = _KINDS_BY_PREFIX.get(own[:_PREFIX_CHARS])
+    return kind if kind is not None and _own_key(kind, own) is not None else None
+
+
+def _own_key(kind: Kind, id_: str) -> bytes | None:
+    """Return the key of an id of our own making, None for any other. A regular expression takes several times as long.
+
+    The digits are written again and compared: upper case is another id.
+    """
+    if len(id_) != _OWN_ID_CHARS or PREFIXES.get(kind) != id_[:_PREFIX_CHARS]:
+        return None
+    digits = id_[_PREFIX_CHARS:]
+    try:
+        random_bits = a2b_hex(digits)
+    except ValueError:
+        return None
+    return _KIND_BYTES[kind] + random_bits if random_bits.hex() == digits else None
 
 
 def check_text(name: str, text: str) -> bytes:
@@ -95,7 +114,8 @@ def check_text(name: str, text: str) -> bytes:
         encoded = text.encode()
     except UnicodeEncodeError:
         raise MalformedError(f"{name} is not valid Unicode") from None
-    _check(name, text, len(encoded))
+    if len(encoded) > MAX_TEXT_BYTES or not text.isprintable():
+        _check(name, text, len(encoded))
     return encoded
 
 
@@ -105,14 +125,16 @@ def parse_text(name: str, encoded: bytes) -> str:
         text = encoded.decode()
     except UnicodeDecodeError:
         raise MalformedError(f"{name} is not UTF-8") from None
-    _check(name, text, len(encoded))
+    if len(encoded) > MAX_TEXT_BYTES or not text.isprintable():
+        _check(name, text, len(encoded))
     return text
 
 
 def _check(name: str, text: str, length: int) -> None:
+    """Look closer at a text that is too long or not printable, which refuses too much and costs little."""
     if length > MAX_TEXT_BYTES:
         raise MalformedError(f"{name} is longer than {MAX_TEXT_BYTES} bytes")
-    if not text.isprintable() and _CONTROL.search(text):  # the first test alone is quick, and refuses too much
+    if _CONTROL.search(text):
         raise MalformedError(f"{name} holds a control character")
 
 
@@ -121,11 +143,22 @@ def anchor_key(kind: Kind, issuer: str, id_: str) -> bytes:
 
     Injective up to SHA-256: the lengths differ between the two forms, and the hash covers the issuer's length.
     """
-    if not issuer and kind_of(id_) == kind:
-        return kind.to_bytes() + bytes.fromhex(id_[4:])
-    issuer_bytes = issuer.encode(errors="surrogatepass")
-    digest = hashlib.sha256(len(issuer_bytes).to_bytes(4) + issuer_bytes + id_.encode(errors="surrogatepass"))
-    return kind.to_bytes() + digest.digest()
+    own = None if issuer else _own_key(kind, id_)
+    if own is not None:
+        return own
+    return _hashed_key(kind, issuer.encode(errors="surrogatepass"), id_.encode(errors="surrogatepass"))
+
+
+def _hashed_key(kind: Kind, issuer: bytes, id_: bytes) -> bytes:
+    return _KIND_BYTES[kind] + hashlib.sha256(len(issuer).to_bytes(4) + issuer + id_).digest()
+
+
+def _checked_key(kind: Kind, issuer: str, id_: str) -> bytes:
+    """Return the key of what is not an id of our own making. Raises: MalformedError."""
+    if not id_:
+        raise MalformedError("an anchor has an id")
+    id_bytes = check_text("the id", id_)
+    return _hashed_key(kind, check_text("the issuer", issuer), id_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +175,10 @@ class Anchor:
     key: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.id:
-            raise MalformedError("an anchor has an id")
-        check_text("the id", self.id)
-        check_text("the issuer", self.issuer)
-        object.__setattr__(self, "key", anchor_key(self.kind, self.issuer, self.id))
+        key = None if self.issuer else _own_key(self.kind, self.id)
+        if key is None:
+            key = _checked_key(self.kind, self.issuer, self.id)
+        object.__setattr__(self, "key", key)
 
     def __str__(self) -> str:
         return f"{self.kind.text}:{self.id}"
@@ -199,16 +231,26 @@ class Anchors:
 
     `path` is every ancestor, root first. `issued_at_s` is the token's `iat` (seconds since 1970, UTC), `rev` the ledger
     position its minting saw; both None where the token does not say, and then every cutoff that reaches it applies.
-    `keys` are those of the path; `cutoff_targets` is every target whose cutoff would reach this token, with its key:
-    everyone first, then root first. Both are worked out once, because they are asked for on every call.
+    `keys` are those of the path, worked out once, because they are asked for on every call.
     """
 
     path: tuple[Anchor, ...]
     issued_at_s: float | None = None
     rev: Rev | None = None
     keys: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
-    cutoff_targets: tuple[tuple[Anchor, bytes], ...] = field(init=False, repr=False, compare=False)
+    _targets: tuple[tuple[Anchor, bytes], ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", tuple(anchor.key for anchor in self.path))
-        object.__setattr__(self, "cutoff_targets", tuple(_cutoff_targets(self.path)))
+        object.__setattr__(self, "keys", tuple([anchor.key for anchor in self.path]))
+
+    @property
+    def cutoff_targets(self) -> tuple[tuple[Anchor, bytes], ...]:
+        """Every target whose cutoff would reach this token, with its key: everyone first, then root first.
+
+        Worked out when they are first asked for: most of the time no cutoff is in force.
+        """
+        targets = self._targets
+        if targets is None:
+            targets = tuple(_cutoff_targets(self.path))
+            object.__setattr__(self, "_targets", targets)
+        return targets

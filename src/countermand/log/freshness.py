@@ -5,17 +5,18 @@ authority's own word was accepted. Source: docs/protocol.md, "Staleness".
 """
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # every decision makes one: `frozen` takes over twice as long
 class Instant:
     """One reading of two clocks, in milliseconds.
 
     `wall_ms` is the time since 1970 (UTC); `boot_ms` comes from a clock that never steps and counts suspend.
     """
 
-    wall_ms: int
-    boot_ms: int
+    wall_ms: Final[int]
+    boot_ms: Final[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,11 @@ class Freshness:
 
     def staleness_ms(self, now: Instant) -> int:
         """Return how old the applied knowledge is at `now`."""
-        elapsed = max(now.wall_ms - self.seen.wall_ms, now.boot_ms - self.seen.boot_ms)
-        return max(now.wall_ms, self.newest_at_ms + elapsed) - self.applied_at_ms
+        wall_ms, seen = now.wall_ms, self.seen
+        by_wall_ms, by_boot_ms = wall_ms - seen.wall_ms, now.boot_ms - seen.boot_ms
+        # asked in every decision, and `max` takes three times as long
+        present_ms = self.newest_at_ms + (by_wall_ms if by_wall_ms > by_boot_ms else by_boot_ms)  # noqa: FURB136
+        return (present_ms if present_ms > wall_ms else wall_ms) - self.applied_at_ms  # noqa: FURB136
 
     def with_newest(self, at_ms: int, now: Instant) -> "Freshness":
         """Return this with an accepted checkpoint of `at_ms`, if that is news."""

@@ -28,7 +28,7 @@ from countermand.errors import (
     RollbackError,
 )
 from countermand.log.anchor import Anchors, Rev
-from countermand.log.chain import Candidate, genesis
+from countermand.log.chain import Candidate, genesis, next_link
 from countermand.log.checkpoint import Checkpoint, Pin, parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.freshness import Freshness, Instant
@@ -94,12 +94,20 @@ class LogState:
         """What is known about the authority's time. Read it before `find`, and the clock after."""
         return self._freshness
 
+    @property
+    def has_cutoffs(self) -> bool:
+        """Whether a cutoff may be in force: without one, `find` has no use for the time."""
+        return self._revoked.has_cutoffs
+
     def find(self, anchors: Anchors, now_ms: int) -> Revoked | None:
         """Return what ends a token with these anchors: a revoked anchor, else a cutoff.
 
         `now_ms` (wall clock) only tells a future `iat`.
         """
-        return self._revoked.find(anchors, now_ms, CLOCK_TOLERANCE_MS)
+        revoked = self._revoked
+        if not revoked.holds_none(anchors.keys):
+            return revoked.find(anchors, now_ms, CLOCK_TOLERANCE_MS)
+        return revoked.find_cutoff(anchors, now_ms, CLOCK_TOLERANCE_MS) if revoked.has_cutoffs else None
 
     def seq_of(self, key: bytes) -> int | None:
         """Return the entry that revokes the anchor with this key, None where none does."""
@@ -120,8 +128,11 @@ class LogState:
         rivals = self._candidates.get(candidate.seq, ())
         if candidate in rivals:
             return
-        self._let_go((candidate.seq,))
-        self._hold((*rivals, candidate)[-MAX_RIVALS:])
+        if len(rivals) == MAX_RIVALS:
+            self._held_bytes -= len(rivals[0].entry)
+            rivals = rivals[1:]
+        self._candidates[candidate.seq] = (*rivals, candidate)
+        self._held_bytes += len(candidate.entry)
         if self._held_bytes > MAX_HELD_BYTES:
             self._let_go(tuple(self._candidates))
             self._through = self._rev.seq
@@ -157,8 +168,7 @@ class LogState:
             ForkError: they lead back to another history than ours.
             MalformedError, UnknownVersionError, UnknownKindError: the authority signed an entry that we cannot read.
         """
-        while self._through + 1 in self._candidates:
-            self._through += 1
+        self._through = self._reach()
         refusal: GapError | ForgedEntryError | None = None
         for seq in sorted(self._waiting, reverse=True):
             if isinstance(refusal, ForgedEntryError) and seq >= refusal.seq:
@@ -193,13 +203,17 @@ class LogState:
         self._let_go([seq for seq in self._candidates if seq <= checkpoint.rev.seq])
         self._waiting = {seq: waiting for seq, waiting in self._waiting.items() if seq >= checkpoint.rev.seq}
 
-    def _hold(self, rivals: tuple[Candidate, ...]) -> None:
-        self._candidates[rivals[0].seq] = rivals
-        self._held_bytes += sum(len(rival.entry) for rival in rivals)
+    def _reach(self) -> int:
+        """Return the last seq up to which each is applied or has a candidate."""
+        through = self._through
+        while through + 1 in self._candidates:
+            through += 1
+        return through
 
     def _let_go(self, seqs: Iterable[int]) -> None:
         for seq in seqs:
-            self._held_bytes -= sum(len(rival.entry) for rival in self._candidates.pop(seq, ()))
+            for rival in self._candidates.pop(seq, ()):
+                self._held_bytes -= len(rival.entry)
 
     def _judge(self, checkpoint: Checkpoint) -> None:
         """Refuse the authority's word where it contradicts what is applied. Its `at` plays no part."""
@@ -215,44 +229,50 @@ class LogState:
 
     def _cover(self, waiting: _Waiting) -> list[Entry]:
         """Apply what one checkpoint covers and return it. Raises: as `advance`."""
-        applied, refusal = self._apply(self._prove(waiting.checkpoint))
+        proven = self._prove(waiting.checkpoint)
+        applied, refusal = self._apply(proven)
+        if applied:
+            seq = applied[-1].seq
+            self._link = waiting.checkpoint.link if refusal is None else proven[len(applied)].previous
+            self._rev = applied[-1].rev
+            self._let_go(range(seq - len(applied) + 1, seq + 1))
         if refusal is None:
             self._settle(waiting)
         elif not applied:
             raise refusal
         return applied
 
-    def _prove(self, checkpoint: Checkpoint) -> list[tuple[bytes, Candidate]]:
-        """Walk back from what was signed to what is applied; return the proven links and candidates in order."""
+    def _prove(self, checkpoint: Checkpoint) -> list[Candidate]:
+        """Walk back from what was signed to what is applied; return the proven candidates in order."""
         if checkpoint.rev.seq > self._through:
             raise GapError(self._through + 1, checkpoint.rev.seq)
-        proven: list[tuple[bytes, Candidate]] = []
+        proven: list[Candidate] = []
         link = checkpoint.link
         for seq in range(checkpoint.rev.seq, self._rev.seq, -1):
             for rival in self._candidates[seq]:
-                if rival.link == link:
+                if next_link(rival.previous, rival.entry) == link:
                     break
             else:
                 raise ForgedEntryError(seq)
-            proven.append((link, rival))
+            proven.append(rival)
             link = rival.previous
         if link != self._link:
             raise ForkError(f"entry {self._rev.seq} has two histories")
-        return proven[::-1]
+        proven.reverse()
+        return proven
 
-    def _apply(self, proven: list[tuple[bytes, Candidate]]) -> tuple[list[Entry], LogError | None]:
-        """Apply proven entries up to the first that cannot be read; return them, and why not."""
+    def _apply(self, proven: list[Candidate]) -> tuple[list[Entry], LogError | None]:
+        """Revoke what proven entries say, up to the first that cannot be read; return them, and why not."""
         applied: list[Entry] = []
-        for link, candidate in proven:
+        generation = self._rev.generation
+        for candidate in proven:
             try:
                 entry = Entry.parse(candidate.entry)
-                if entry.seq != candidate.seq or entry.generation != self._rev.generation:
+                if entry.seq != candidate.seq or entry.generation != generation:
                     raise MalformedError(f"entry {candidate.seq} says that it is {entry.generation}.{entry.seq}")
             except LogError as refusal:
                 return applied, refusal
             self._revoked.add_entry(entry)
-            self._rev, self._link = entry.rev, link
-            self._let_go((candidate.seq,))
             applied.append(entry)
         return applied, None
 

@@ -39,7 +39,7 @@ class Follower:
     """Keeps `replica` on the log that `reader` reads.
 
     `random` gives numbers from 0 to 1, to spread the reconnections of many replicas. `on_applied` is called with
-    entries as soon as they are in force; what a snapshot brings has no entries, and is in force without a call.
+    entries as soon as they are in force, and with none as soon as a snapshot is, which may bring any.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Follower:
         snapshot = await asyncio.to_thread(reader.finish)
         if snapshot.header.checkpoint.rev > self._state.rev:
             self._state.load(snapshot, self._clock())
+            self._on_applied(())
 
     def _take(self, batch: Batch) -> None:
         """Hold the candidates, believe the checkpoints, apply what they cover.

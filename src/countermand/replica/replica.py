@@ -25,6 +25,8 @@ STALE: Final = "stale"
 
 _FLAT_KINDS = tuple(kind for kind in Kind if kind not in {Kind.SUBJECT, Kind.CUTOFF})
 """Without subjects: the name of one could be somebody's session id, and ending one must not end the other."""
+_BEFORE_ANY_CUTOFF_MS = 2**63 - 1
+"""For a look-up that began while there was no cutoff: by one that comes meanwhile, nothing was issued in the future."""
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")  # what `log.wire.flat_id` makes of a foreign anchor
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Replica:
         clock: gives the present instant.
         max_staleness_s: above this age, less the clock tolerance, it refuses; over 2 seconds.
         local: in the authority's own process, whose clock is its own: ready without waiting out the tolerance.
-        best_effort: let pass what it cannot know, with a warning. It lowers the guarantee to none.
+        best_effort: let pass what it cannot know, with a warning each second. It lowers the guarantee to none.
     """
 
     blocking = False
@@ -85,6 +87,7 @@ class Replica:
         self._ready_at_ms = clock().wall_ms + (0 if local else CLOCK_TOLERANCE_MS)
         self._best_effort = best_effort
         self._warned = ReplicaState.STARTING
+        self._warn_again_ms = 0
         self.error: str | None = None
         if best_effort:
             _log.warning("this replica is best effort: when it cannot know, it lets pass")
@@ -103,8 +106,9 @@ class Replica:
         Raises:
             ConfigurationError: a `max_staleness_s` that bounds nothing.
         """
-        freshness = self._state.freshness
-        found = self._state.find(anchors, self._clock().wall_ms)
+        state = self._state
+        freshness = state.freshness
+        found = state.find(anchors, self._clock().wall_ms if state.has_cutoffs else _BEFORE_ANY_CUTOFF_MS)
         if found is not None:
             return found
         limit_ms = self._limit_ms if max_staleness_s is None else min(self._limit_ms, _limit_ms(max_staleness_s))
@@ -153,16 +157,20 @@ class Replica:
         return ReplicaState.STALE if staleness_ms > self._warn_ms else ReplicaState.FRESH
 
     def _clear_if(self, freshness: Freshness, limit_ms: float) -> Verdict:
-        if freshness.applied_at_ms < self._ready_at_ms:
-            reason = STARTING
-        elif freshness.staleness_ms(self._clock()) > limit_ms:
-            reason = STALE
-        else:
+        ready = freshness.applied_at_ms >= self._ready_at_ms
+        if ready and freshness.staleness_ms(self._clock()) <= limit_ms:
             return CLEAR
+        reason = STALE if ready else STARTING
         if self._best_effort:
-            _log.warning("let pass without knowing: %s", reason)
+            self._warn_of(reason)
             return CLEAR
         return Unknown(reason)
+
+    def _warn_of(self, reason: str) -> None:
+        boot_ms = self._clock().boot_ms
+        if boot_ms >= self._warn_again_ms:  # a call in flight asks several times a second
+            self._warn_again_ms = boot_ms + 1000
+            _log.warning("let pass without knowing: %s", reason)
 
 
 def _limit_ms(max_staleness_s: float) -> float:

@@ -2,9 +2,10 @@
 
 Keys and time are arguments; nothing here opens a connection.
 
-    encoding     base64url and JSON, read strictly
+    encoding     JSON, read strictly
     keys         one key that signs, one key that verifies
     jwks         the keys of an issuer, and how long to believe them
     claims       what a mandate says, every type checked, and all by which it can be revoked
     mandate      the signed JWT that carries authority: parsed, verified, minted
+    cache        tokens that were verified, so that one which comes again costs no signature
 """

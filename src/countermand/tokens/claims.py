@@ -19,10 +19,16 @@ Claims: TypeAlias = dict[str, object]
 MAX_INSTANT_S: Final = 2**53  # above it a float no longer holds every second
 MAX_COUNT: Final = 2**63 - 1  # what the ledger's database holds
 
-_TEXTS: Final = (
-    *("jti", "client_id", "zone_id", "use", "sub_type"),
-    *("sid", "root_sid", "agent_session_id", "delegation_edge_id"),
-)
+_DELEGATION: Final = Kind.DELEGATION
+_FLAT: Final = {
+    "sid": Kind.SESSION,
+    "root_sid": Kind.SESSION,
+    "agent_session_id": Kind.AGENT,
+    "delegation_edge_id": _DELEGATION,
+}
+_OF_ISSUER: Final = {"sub": Kind.SUBJECT, "client_id": Kind.APPLICATION, "jti": Kind.TOKEN}
+_REQUIRED: Final = frozenset({"iss", "sub"})
+_TEXTS: Final = ("iss", *_FLAT, *_OF_ISSUER, "zone_id", "use", "sub_type")
 _PATH_KINDS: Final = {kind.text: kind for kind in Kind if kind is not Kind.CUTOFF}  # a cutoff is nobody's ancestor
 
 
@@ -55,6 +61,20 @@ class Mandate:
     rev: Rev | None
     anchors: Anchors
     claims: Mapping[str, object] = field(repr=False, compare=False)
+
+    def all_anchors(self) -> Anchors:
+        """Return the anchors and the key, as ours and as its issuer's: whoever has the key chooses all the rest.
+
+        Raises:
+            MalformedTokenError: the key's id is not one that the ledger could hold.
+        """
+        if self.key_id is None:
+            return self.anchors
+        try:
+            keys = [Anchor(Kind.KEY, self.key_id, issuer) for issuer in ("", self.issuer)]
+        except MalformedError as error:
+            raise MalformedTokenError(f"the token names a key that cannot be withdrawn: {error}") from None
+        return Anchors((*keys, *self.anchors.path), self.anchors.issued_at_s, self.anchors.rev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,60 +164,52 @@ def parse_claims(payload: bytes) -> Claims:
 
 def read_mandate(claims: Claims, key_id: str | None) -> Mandate:
     """Return what `claims` say, once all else about the token was verified. Raises: MalformedTokenError."""
-    texts = {name: text(claims, name) if name in claims else None for name in _TEXTS}
+    texts = {name: text(claims, name) for name in _TEXTS if name in claims or name in _REQUIRED}
     rev = _rev(claims)
     delegation_path = _delegation_path(claims)
+    issued_at_s = instant(claims, "iat")
     return Mandate(
-        issuer=text(claims, "iss"),
-        subject=text(claims, "sub"),
+        issuer=texts["iss"],
+        subject=texts["sub"],
         audience=audience_of(claims),
         expires_at_s=instant(claims, "exp"),
-        issued_at_s=instant(claims, "iat"),
-        token_id=texts["jti"],
-        client_id=texts["client_id"],
+        issued_at_s=issued_at_s,
+        token_id=texts.get("jti"),
+        client_id=texts.get("client_id"),
         scopes=_scopes(claims),
-        zone_id=texts["zone_id"],
-        use=texts["use"],
-        sub_type=texts["sub_type"],
-        session_id=texts["sid"],
-        root_session_id=texts["root_sid"],
-        agent_session_id=texts["agent_session_id"],
-        delegation_edge_id=texts["delegation_edge_id"],
+        zone_id=texts.get("zone_id"),
+        use=texts.get("use"),
+        sub_type=texts.get("sub_type"),
+        session_id=texts.get("sid"),
+        root_session_id=texts.get("root_sid"),
+        agent_session_id=texts.get("agent_session_id"),
+        delegation_edge_id=texts.get("delegation_edge_id"),
         delegation_path=delegation_path,
         hop_count=_count(claims.get("hop_count", len(delegation_path))),
         key_id=key_id,
         rev=rev,
-        anchors=_anchors(claims, texts, delegation_path, rev),
+        anchors=Anchors(_anchors(claims, texts, delegation_path, foreign=rev is None), issued_at_s, rev),
         claims=MappingProxyType(claims),
     )
 
 
 def _anchors(
-    claims: Claims, texts: Mapping[str, str | None], delegation_path: tuple[str, ...], rev: Rev | None
-) -> Anchors:
+    claims: Claims, texts: Mapping[str, str], delegation_path: tuple[str, ...], *, foreign: bool
+) -> tuple[Anchor, ...]:
     """The path in order, then whatever the other claims name beyond it, each once.
 
     The four documented claims and the edges stay in the flat namespace, as documented. What else a foreign issuer names
     carries its name: nobody can meet our ids by choosing the same.
     """
-    home = "" if rev is not None else text(claims, "iss")
-    named = [
-        (Kind.SESSION, texts["sid"], ""),
-        (Kind.SESSION, texts["root_sid"], ""),
-        (Kind.AGENT, texts["agent_session_id"], ""),
-        (Kind.DELEGATION, texts["delegation_edge_id"], ""),
-        *[(Kind.DELEGATION, edge, "") for edge in delegation_path],
-        (Kind.SUBJECT, text(claims, "sub"), home),
-        (Kind.APPLICATION, texts["client_id"], home),
-        (Kind.TOKEN, texts["jti"], home),
-    ]
-    ids = dict.fromkeys(_path(claims, required=rev is not None))
-    ids.update(dict.fromkeys((kind, id_, issuer) for kind, id_, issuer in named if id_ is not None))
+    home = texts["iss"] if foreign else ""
+    named = _path(claims, required=not foreign)
+    named += [(kind, texts[name], "") for name, kind in _FLAT.items() if name in texts]
+    named += [(_DELEGATION, edge, "") for edge in delegation_path]
+    named += [(kind, texts[name], home) for name, kind in _OF_ISSUER.items() if name in texts]
     try:
-        path = tuple([Anchor(kind, id_, issuer) for kind, id_, issuer in ids])
+        return tuple([Anchor(kind, id_, issuer) for kind, id_, issuer in dict.fromkeys(named)])
     except MalformedError as error:
         raise MalformedTokenError(f"the token names what cannot be revoked: {error}") from None
-    return Anchors(path, instant(claims, "iat"), rev)
 
 
 def _path(claims: Claims, *, required: bool) -> list[tuple[Kind, str, str]]:

@@ -245,4 +245,5 @@ class JwksCache:
         if self._failure is not None:
             _log.warning("the keys of an issuer can be fetched again")
         self._failure = None
-        self._keys, self._fetched_at_s = keys, began_s
+        self._keys = self._keys if keys == self._keys else keys  # the same object, for who compares
+        self._fetched_at_s = began_s

@@ -7,12 +7,13 @@ Source: RFC 7517 (JWK), RFC 7518 (ES256, RS256), RFC 9864 (Ed25519), RFC 7638 (t
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeAlias
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
@@ -29,6 +30,10 @@ PublicKey: TypeAlias = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey
 _JoseKey: TypeAlias = ECKey | OKPKey | RSAKey
 
 _REGISTRY = JWSRegistry(algorithms=ALGORITHMS)
+_SHA256 = hashes.SHA256()
+_ES256 = ec.ECDSA(_SHA256)
+_PKCS1 = padding.PKCS1v15()
+_P256_BYTES = 32  # RFC 7518 §3.4: each number in full length
 
 
 def _jose(key: PrivateKey | PublicKey) -> tuple[str, _JoseKey]:
@@ -59,14 +64,31 @@ class VerifyingKey:
         object.__setattr__(self, "_jose", jose)
 
     def verify(self, message: bytes, signature: bytes) -> bool:
-        """True if the holder of the private key signed `message`."""
-        return _REGISTRY.get_alg(self.algorithm).verify(message, signature, self._jose)
+        """True if the holder of the private key signed `message`, by the one algorithm of this key."""
+        key = self.public
+        try:
+            if isinstance(key, EllipticCurvePublicKey):
+                key.verify(_der(signature), message, _ES256)
+            elif isinstance(key, Ed25519PublicKey):
+                key.verify(signature, message)
+            else:
+                key.verify(signature, message, _PKCS1, _SHA256)
+        except InvalidSignature:
+            return False
+        return True
 
     def to_jwk(self) -> dict[str, str]:
         """Return the public JWK with `alg` and `use`, and `kid` if it has one."""
         jwk = {name: str(value) for name, value in self._jose.as_dict(private=False).items()}
         named = {} if self.kid is None else {"kid": self.kid}
         return jwk | named | {"alg": self.algorithm, "use": "sig"}
+
+
+def _der(signature: bytes) -> bytes:
+    """Return ECDSA's two numbers, which JWS writes one after the other, in DER. Raises: InvalidSignature."""
+    if len(signature) != 2 * _P256_BYTES:
+        raise InvalidSignature
+    return encode_dss_signature(int.from_bytes(signature[:_P256_BYTES]), int.from_bytes(signature[_P256_BYTES:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Source: docs/protocol.md, "Mandate"; RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (i
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from countermand.errors import (
@@ -79,14 +80,18 @@ def parse_mandate(token: str | bytes) -> UnverifiedMandate:
         raise MalformedTokenError(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
     try:
         data = token.encode("ascii") if isinstance(token, str) else token
-        header, payload, signature = map(from_base64, data.split(b".", 3))  # a fourth is enough to refuse
-        algorithm, key_id = _read_header(parse_json(header))
+        header, payload, signature = data.split(b".", 3)  # a fourth is enough to refuse
+        claims, signed = from_base64(payload), from_base64(signature)
+        algorithm, key_id = _parse_header(header)
     except (ValueError, MalformedError):
         raise MalformedTokenError("the token is not a signed JWT") from None  # a cause could quote it
-    return UnverifiedMandate(algorithm, key_id, data.rpartition(b".")[0], payload, signature)
+    return UnverifiedMandate(algorithm, key_id, data[: -len(signature) - 1], claims, signed)
 
 
-def _read_header(header: object) -> tuple[str, str | None]:
+@lru_cache(maxsize=64)  # all tokens of one key have one header; what is refused is not kept
+def _parse_header(encoded: bytes) -> tuple[str, str | None]:
+    """Return the algorithm and the key id that an acceptable header names. Raises: ValueError, and of our tree."""
+    header = parse_json(from_base64(encoded))
     if not isinstance(header, dict):
         raise MalformedTokenError("the token's header is not an object")
     algorithm, key_id, type_ = header.get("alg"), header.get("kid"), header.get("typ", MANDATE_TYPE)
@@ -103,11 +108,13 @@ def _read_header(header: object) -> tuple[str, str | None]:
     return algorithm, key_id
 
 
-def verify(unverified: UnverifiedMandate, keys: KeySet, *, issuer: str, audience: str, now_s: float) -> Mandate:
+def verify(unverified: UnverifiedMandate, keys: KeySet, *, issuer: str, audience: str | None, now_s: float) -> Mandate:
     """Return the mandate if it is `issuer`'s, meant for `audience`, and within its time at `now_s`.
 
+    `audience` None is for the issuer itself, which exchanges what it minted for others.
+
     1. The algorithm is the key's own; the signature holds.
-    2. `iss` is `issuer`. 3. `aud` is or holds `audience`.
+    2. `iss` is `issuer`. 3. `aud` is or holds `audience`, if one is given.
     4. `exp` is ahead; `iat`, and `nbf` if present, are not: each with LEEWAY_S.
     5. Every claim that we act on has its type, and the path is whole.
 
@@ -122,7 +129,7 @@ def verify(unverified: UnverifiedMandate, keys: KeySet, *, issuer: str, audience
     claims = parse_claims(unverified.payload)
     if text(claims, "iss") != issuer:
         raise WrongIssuerError("the token was issued by someone else")
-    if audience not in audience_of(claims):
+    if audience is not None and audience not in audience_of(claims):
         raise WrongAudienceError("the token is meant for someone else")
     _check_time(claims, now_s)
     return read_mandate(claims, key_id)

@@ -6,7 +6,7 @@ from countermand.log.anchor import Anchor, Anchors, Kind, Rev, own_id
 from countermand.log.chain import Candidate
 from countermand.log.entry import Entry
 from countermand.log.freshness import Freshness, Instant
-from countermand.log.revoked import Cutoff
+from countermand.log.revoked import Cutoff, RevokedSet
 from countermand.log.snapshot import Snapshot, SnapshotReader
 from countermand.log.state import LogState
 from tests.signer import NOW_MS, Signer
@@ -70,12 +70,19 @@ def read_snapshot(data: bytes, signer: Signer) -> Snapshot:
     return reader.finish()
 
 
-Held = tuple[Rev, bytes, dict[bytes, int], dict[bytes, Cutoff], Freshness]
+def details(revoked: RevokedSet) -> dict[bytes, tuple[int, int]]:
+    """Every key that is held, with the hour until then and its seq."""
+    known = {key: (hour, seq) for hour, seqs in sorted(revoked._seqs.items()) for key, seq in seqs.items()}
+    assert known.keys() == revoked._held, "a key is held exactly if it has a detail"
+    return known
+
+
+Held = tuple[Rev, bytes, dict[bytes, tuple[int, int]], dict[bytes, Cutoff], Freshness]
 
 
 def held(state: LogState) -> Held:
     """Everything that a state believes."""
-    return state.rev, state.link, dict(state._revoked._held), dict(state._revoked._cutoffs), state.freshness
+    return state.rev, state.link, details(state._revoked), dict(state._revoked._cutoffs), state.freshness
 
 
 def numbers(state: LogState, up_to: int) -> set[int]:

@@ -8,9 +8,10 @@ from countermand.errors import LogError, MalformedError, UnknownKindError
 from countermand.log.anchor import Anchor, Anchors, Kind, Rev
 from countermand.log.entry import Entry
 from countermand.log.revoked import RevokedSet
+from countermand.log.state import LogState
 from countermand.log.verdict import Revoked
 from tests.signer import NOW_MS, Signer
-from tests.unit.log.helpers import TOLERANCE_MS, anchors, followed, read_snapshot, session
+from tests.unit.log.helpers import NOW, TOLERANCE_MS, anchors, followed, read_snapshot, session
 
 NOW_S = NOW_MS // 1000
 ALICE = Anchor(Kind.SUBJECT, "alice")
@@ -249,3 +250,15 @@ def test_a_snapshot_carries_every_bound_of_a_cutoff() -> None:
 
     assert loaded._cutoffs == followed(signer)._revoked._cutoffs
     assert len(loaded) == 2
+
+
+def test_the_state_says_whether_a_cutoff_is_in_force_whichever_way_it_came() -> None:
+    signer = Signer()
+    signer.append(Kind.SESSION, SESSION.id)
+    assert followed(signer).has_cutoffs is False
+    signer.append(Kind.CUTOFF, "all")
+    loaded = LogState(signer.pin)
+    loaded.load(read_snapshot(signer.snapshot(), signer), NOW)
+    for state in (followed(signer), loaded):
+        assert state.has_cutoffs is True
+        assert state.find(anchors(BOB), NOW_MS) == Revoked(EVERYONE, 2)

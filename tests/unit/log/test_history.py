@@ -16,7 +16,7 @@ from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.log.state import MAX_RIVALS, LogState
 from tests.signer import NOW_MS, Signer
-from tests.unit.log.helpers import DAY_MS, feed, followed, held, later, read_snapshot, session
+from tests.unit.log.helpers import DAY_MS, details, feed, followed, held, later, read_snapshot, session
 
 LATE = later(100)
 FORGED = 10**6
@@ -116,7 +116,7 @@ def test_a_snapshot_at_any_moment_ends_in_the_same_set(before: int, at: int, rec
     feed(state, SIGNER.candidates, [SIGNER.checkpoint()], LATE)
 
     assert (state.rev, state.link) == (IN_ORDER.rev, IN_ORDER.link)
-    assert state._revoked._held.keys() == IN_ORDER._revoked._held.keys()
+    assert details(state._revoked).keys() == details(IN_ORDER._revoked).keys()
     assert state._revoked._cutoffs == IN_ORDER._revoked._cutoffs
     assert state.freshness.applied_at_ms == NOW_MS
 
@@ -189,7 +189,7 @@ class LivingLog(RuleBasedStateMachine):
             if entry.expires_at_ms is None or entry.expires_at_ms + 1_000 >= self.now.wall_ms
         }
         assert all(self.state.seq_of(key) is not None for key in keys)
-        assert self.state._revoked._held.keys() <= {entry.key for entry in self.applied}
+        assert details(self.state._revoked).keys() <= {entry.key for entry in self.applied}
 
     @invariant()
     def freshness_is_never_newer_than_what_is_missing(self) -> None:
