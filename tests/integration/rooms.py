@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -18,15 +18,17 @@ from countermand.authority.database import Database, _begun
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
 from countermand.authority.ledger import Head, Ledger
+from countermand.authority.minting import Policy
 from countermand.authority.model import Session, SubjectType
 from countermand.authority.reader import LedgerReader
-from countermand.authority.service import Authority, Policy
+from countermand.authority.service import Authority
 from countermand.log.anchor import Kind, own_id
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import Pin
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.settings import DataDir
+from tests.running import lay_database
 
 ISSUER: Final = "https://authority.example"
 AUDIENCE: Final = "https://api.example"
@@ -127,15 +129,15 @@ class Rooms:
 
     async def session(self, lifetime_s: int = 3600, subject: str = "alice") -> Session:
         """Open a session with an application of its own."""
-        application = await self.service.create_application("notes")
-        return await self.service.open_session(application.id, subject, SubjectType.USER, lifetime_s)
+        application = await self.service.opening.create_application("notes")
+        return await self.service.opening.open_session(application.id, subject, SubjectType.USER, lifetime_s)
 
 
 @asynccontextmanager
 async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: int = 900) -> AsyncIterator[Rooms]:
     """Open the authority in `path`/authority, as `wiring` does, and without what beats or listens."""
     data = DataDir(path / "authority")
-    data.path.mkdir(mode=0o700, exist_ok=True)
+    await lay_database(data)
     clock = clock or HeldClock()
     database = Database(data.database)
     try:
@@ -143,10 +145,10 @@ async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: i
         ledger = await Ledger.open(database, os.urandom(16))
         keys = await open_keys(database, data.keys, clock.wall_ms)
         heartbeat = Heartbeat(database, ledger, keys.checkpoint, clock)
-        service = Authority(database, ledger, heartbeat, keys, Policy(ISSUER, mandate_s), clock, os.urandom)
-        await service.start()
+        policy = Policy(ISSUER, mandate_s)
+        service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
         reader = LedgerReader(ledger, heartbeat, keys.checkpoint)
-        access = Access(database, os.urandom)
+        access = Access(database, clock, os.urandom)
         yield Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)
     finally:
         await database.close()
@@ -167,10 +169,17 @@ async def insert_sessions(database: Database, count: int) -> list[str]:
     """Put `count` sessions into the database in one transaction; return their ids, in order."""
     application = own_id(Kind.APPLICATION, os.urandom(16))
     ids = sorted(own_id(Kind.SESSION, os.urandom(16)) for _ in range(count))
-    row = {"subject": "alice", "subject_type": "user", "application_id": application, "created_at_ms": NOW_MS}
+    opened = {"created_at_ms": NOW_MS, "opened_seq": 0}
+    row = {"kind": Kind.SESSION, "subject": "alice", "subject_type": "user", "application_id": application} | opened
     async with writing(database) as connection:
-        await connection.execute(insert(tables.applications).values(id=application, name="notes", created_at_ms=NOW_MS))
-        await connection.execute(insert(tables.sessions), [row | {"id": id_, "expires_at_ms": LATER_MS} for id_ in ids])
+        parent = {"id": application, "kind": Kind.APPLICATION, "name": "notes"} | opened
+        await connection.execute(insert(tables.anchors).values(parent))
+        await connection.execute(insert(tables.anchors), [row | {"id": id_, "expires_at_ms": LATER_MS} for id_ in ids])
+        query = select(tables.anchors.c.number).order_by(tables.anchors.c.number.desc()).limit(count + 1)
+        *numbers, above = (await connection.execute(query)).scalars()
+        pairs = [(number, number) for number in (above, *numbers)] + [(above, number) for number in numbers]
+        lineage = [{"ancestor": ancestor, "descendant": descendant} for ancestor, descendant in pairs]
+        await connection.execute(insert(tables.lineage), lineage)
     return ids
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from countermand.authority.access import Caller
 from countermand.authority.model import Role
-from countermand.errors import DataError, ForbiddenError, UnauthenticatedError
+from countermand.errors import DataError, ForbiddenError, NotActiveError, NotFoundError, UnauthenticatedError
+from countermand.log.anchor import Kind
 from countermand.settings import ClientSettings
-from tests.integration.rooms import NOW_MS, Rooms, file_of, rooms_open
+from tests.integration.rooms import Rooms, file_of, rooms_open
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def _make(rooms: Rooms, role: Role) -> list[str]:
     """Return the keys that were made: one, or none."""
     made: list[str] = []
-    await rooms.access.ensure(role, "for a test", NOW_MS, made.append)
+    await rooms.access.ensure(role, "for a test", made.append)
     return made
 
 
@@ -27,6 +28,28 @@ async def test_a_key_is_made_once_for_each_role(rooms: Rooms) -> None:
     assert await _make(rooms, Role.ADMINISTRATOR) == await _make(rooms, Role.REPLICA) == []
     assert (await rooms.access.authenticate(admin)).role is Role.ADMINISTRATOR
     assert (await rooms.access.authenticate(replica)).role is Role.REPLICA
+
+
+async def test_an_application_has_as_many_keys_as_are_made_for_it_and_acts_as_itself(rooms: Rooms) -> None:
+    one, other = [await rooms.service.opening.create_application("notes") for _ in range(2)]
+    keys = [await rooms.access.create_for(application.id, "for a test") for application in (one, one, other)]
+    callers = [await rooms.access.authenticate(key) for key in keys]
+    assert [caller.application_id for caller in callers] == [one.id, one.id, other.id]
+    assert {caller.role for caller in callers} == {Role.APPLICATION}
+    assert len({caller.key_id for caller in callers}) == 3
+
+
+@pytest.mark.parametrize("id_", ["", "app_1", "app_" + "0" * 32, "ses_" + "0" * 32, "\ud800"])
+async def test_no_key_is_made_for_an_application_that_there_is_not(rooms: Rooms, id_: str) -> None:
+    with pytest.raises(NotFoundError):
+        await rooms.access.create_for(id_, "for a test")
+
+
+async def test_no_key_is_made_for_an_application_that_is_revoked(rooms: Rooms) -> None:
+    application = await rooms.service.opening.create_application("notes")
+    await rooms.service.revoking.revoke(Kind.APPLICATION, application.id)
+    with pytest.raises(NotActiveError, match="the application is revoked"):
+        await rooms.access.create_for(application.id, "for a test")
 
 
 async def test_of_many_who_ensure_a_key_at_once_one_makes_it(rooms: Rooms) -> None:
@@ -83,11 +106,16 @@ async def test_every_key_but_the_right_one_is_refused_with_the_same_sentence(roo
 
 async def test_a_role_opens_what_is_its_own_and_an_administrator_everything() -> None:
     admin, replica = Caller("1", Role.ADMINISTRATOR), Caller("2", Role.REPLICA)
+    application = Caller("3", Role.APPLICATION, "app_1")
     for role in Role:
         admin.require(role)
     replica.require(Role.REPLICA)
-    with pytest.raises(ForbiddenError, match="this needs the role administrator"):
-        replica.require(Role.ADMINISTRATOR)
+    application.require(Role.APPLICATION)
+    for caller in (replica, application):
+        with pytest.raises(ForbiddenError, match="this needs the role administrator"):
+            caller.require(Role.ADMINISTRATOR)
+    with pytest.raises(ForbiddenError, match="this needs the role replica"):
+        application.require(Role.REPLICA)
 
 
 async def test_a_key_that_could_not_be_kept_is_not_in_the_database(rooms: Rooms) -> None:
@@ -95,17 +123,17 @@ async def test_a_key_that_could_not_be_kept_is_not_in_the_database(rooms: Rooms)
         raise DataError("no room on the disk")
 
     with pytest.raises(DataError, match="no room"):
-        await rooms.access.ensure(Role.REPLICA, "for a test", NOW_MS, fail)
+        await rooms.access.ensure(Role.REPLICA, "for a test", fail)
     assert len(await _make(rooms, Role.REPLICA)) == 1
 
 
 async def test_a_key_whose_commit_failed_opens_nothing_and_the_next_start_makes_another(rooms: Rooms) -> None:
     async with file_of(rooms.data.database) as file:
-        file.execute("CREATE TABLE other (id TEXT REFERENCES applications (id) DEFERRABLE INITIALLY DEFERRED)")
+        file.execute("CREATE TABLE other (id TEXT REFERENCES anchors (id) DEFERRABLE INITIALLY DEFERRED)")
         file.execute("CREATE TRIGGER fail AFTER INSERT ON api_keys BEGIN INSERT INTO other VALUES ('no'); END")
     kept: list[str] = []
     with pytest.raises(DataError):
-        await rooms.access.ensure(Role.REPLICA, "for a test", NOW_MS, kept.append)
+        await rooms.access.ensure(Role.REPLICA, "for a test", kept.append)
     async with file_of(rooms.data.database) as file:
         file.execute("DROP TRIGGER fail")
     [key] = await _make(rooms, Role.REPLICA)
@@ -124,7 +152,7 @@ async def test_settings_of_a_client_show_no_key(running: Running) -> None:
 
 async def test_an_issued_mandate_and_its_key_show_no_secret(rooms: Rooms) -> None:
     session = await rooms.session()
-    mandate = await rooms.service.issue_mandate(session.id, ["https://api.example"], [])
+    mandate = await rooms.service.minting.issue(session.id, ["https://api.example"], [])
     shown = f"{mandate}{mandate!r}"
     assert "900" in shown
     assert not any(part in shown for part in mandate.token.split("."))

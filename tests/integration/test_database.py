@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import database as database_module
 from countermand.authority import tables
 from countermand.authority.database import Database
-from countermand.errors import BusyError, DataError
+from countermand.errors import BusyError, ConfigurationError, DataError
+from countermand.log.anchor import Kind
 from tests.integration.rooms import file_of, insert_sessions, rooms_open
 
 pytestmark = pytest.mark.anyio
@@ -29,22 +30,22 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def _application(number: int) -> dict[str, object]:
-    return {"id": f"app_{number:032x}", "name": "notes", "created_at_ms": 1}
+    return {"id": f"app_{number:032x}", "kind": 7, "created_at_ms": 1, "opened_seq": 0}
 
 
 async def _add(database: Database, *numbers: int) -> None:
     rows = [_application(number) for number in numbers]
-    await database.write(lambda connection: connection.execute(insert(tables.applications), rows))
+    await database.write(lambda connection: connection.execute(insert(tables.anchors), rows))
 
 
 async def _held(database: Database) -> set[int]:
     async with database.read() as connection:
-        return {int(id_[4:], 16) for id_ in (await connection.execute(select(tables.applications.c.id))).scalars()}
+        return {int(id_[4:], 16) for id_ in (await connection.execute(select(tables.anchors.c.id))).scalars()}
 
 
 async def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     async def fail(connection: AsyncConnection) -> None:
-        await connection.execute(insert(tables.applications).values(_application(1)))
+        await connection.execute(insert(tables.anchors).values(_application(1)))
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -77,13 +78,13 @@ async def test_whoever_gives_up_waiting_stops_no_write_and_locks_nobody_out(tmp_
     async with rooms_open(tmp_path) as rooms:
         ids = await insert_sessions(rooms.database, 80)
         for id_ in ids[:-1]:
-            task = asyncio.create_task(rooms.service.revoke_session(id_))
+            task = asyncio.create_task(rooms.service.revoking.revoke(Kind.SESSION, id_))
             await asyncio.sleep(chance.uniform(0, 0.006))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         async with asyncio.timeout(10):
-            last = await rooms.service.revoke_session(ids[-1])
-            sessions = [await rooms.service.session(id_) for id_ in ids]
+            last = await rooms.service.revoking.revoke(Kind.SESSION, ids[-1])
+            sessions = [await rooms.service.opening.session(id_) for id_ in ids]
         assert last.seq == sum(session.revoked_at_ms is not None for session in sessions)
 
 
@@ -95,6 +96,12 @@ async def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> 
 
     full = 2
     assert await database.write(ask) == (full, "wal")
+
+
+async def test_a_sqlite_that_is_too_old_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigurationError, match=r"3\.35 or later"):
+        await Database(tmp_path / "countermand.db").migrate()
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "a b", "ä"])
@@ -129,7 +136,7 @@ async def _let(turns: int) -> None:
 
 async def test_reads_see_one_moment_while_others_write(database: Database) -> None:
     await _add(database, 1)
-    query = select(tables.applications.c.id)
+    query = select(tables.anchors.c.id)
     async with database.read() as connection:
         before = (await connection.execute(query)).all()
         await _add(database, 2)
@@ -177,7 +184,7 @@ async def test_what_the_database_refuses_is_an_error_of_ours_that_quotes_no_valu
     await _add(database, 7)
     with pytest.raises(DataError) as refused:
         await _add(database, 7)
-    assert str(refused.value) == "the authority's database refused: SQLITE_CONSTRAINT_PRIMARYKEY"
+    assert str(refused.value) == "the authority's database refused: SQLITE_CONSTRAINT_UNIQUE"
     assert "app_" not in f"{refused.value}{refused.value.__cause__}"
 
 

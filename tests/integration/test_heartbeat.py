@@ -11,6 +11,7 @@ import pytest
 
 from countermand.authority import heartbeat as heartbeat_module
 from countermand.errors import ClockError, DataError
+from countermand.log.anchor import Kind
 from countermand.log.checkpoint import parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.state import CLOCK_TOLERANCE_MS
@@ -68,12 +69,12 @@ async def test_a_revocation_under_a_clock_of_the_day_before_yesterday_is_kept_as
         await rooms.heartbeat.sign()
         if not restarted:
             clock.wall_ms -= 2 * 86_400_000
-            await rooms.service.revoke_session(session.id)
+            await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     if restarted:
         clock.wall_ms -= 2 * 86_400_000
         async with rooms_open(tmp_path, clock=clock) as rooms:
             await rooms.heartbeat.sign()
-            await rooms.service.revoke_session(session.id)
+            await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     async with rooms_open(tmp_path, clock=clock) as rooms:
         [candidate] = await rooms.candidates()
     entry = Entry.parse(candidate.entry)
@@ -147,7 +148,7 @@ async def test_nothing_is_announced_when_the_commit_fails_and_the_next_attempt_w
         first = await rooms.heartbeat.after(None)
         next_one = asyncio.create_task(rooms.heartbeat.after(first))
         async with file_of(rooms.data.database) as file:
-            file.execute("CREATE TABLE other (id TEXT REFERENCES applications (id) DEFERRABLE INITIALLY DEFERRED)")
+            file.execute("CREATE TABLE other (id TEXT REFERENCES anchors (id) DEFERRABLE INITIALLY DEFERRED)")
             file.execute("CREATE TRIGGER fail AFTER UPDATE ON heartbeat BEGIN INSERT INTO other VALUES ('no'); END")
         with pytest.raises(DataError, match="SQLITE_CONSTRAINT_FOREIGNKEY"):
             await rooms.heartbeat.sign()
@@ -209,7 +210,7 @@ async def test_a_revocation_is_covered_by_a_checkpoint_at_once(rooms: Rooms) -> 
     session = await rooms.session()
     async with beating(rooms):
         first = await rooms.heartbeat.after(None)
-        await rooms.service.revoke_session(session.id)
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
         covering = await _soon(rooms.heartbeat.after(first))
     assert covering is not None
     assert covering.checkpoint.rev.seq == 1

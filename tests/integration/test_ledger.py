@@ -62,15 +62,15 @@ async def test_a_transaction_that_fails_after_it_appended_leaves_no_entry_and_no
 async def test_a_commit_that_fails_leaves_no_entry_and_the_session_as_it_was(rooms: Rooms) -> None:
     session = await rooms.session()
     async with file_of(rooms.data.database) as file:
-        file.execute("CREATE TABLE other (id TEXT REFERENCES applications (id) DEFERRABLE INITIALLY DEFERRED)")
+        file.execute("CREATE TABLE other (id TEXT REFERENCES anchors (id) DEFERRABLE INITIALLY DEFERRED)")
         file.execute("CREATE TRIGGER fail AFTER UPDATE ON head BEGIN INSERT INTO other VALUES ('nobody'); END")
     with pytest.raises(DataError):
-        await rooms.service.revoke_session(session.id)
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     async with file_of(rooms.data.database) as file:
         file.execute("DROP TRIGGER fail")
     assert (await rooms.head()).rev.seq == 0
-    assert (await rooms.service.session(session.id)).revoked_at_ms is None
-    assert (await rooms.service.revoke_session(session.id)).seq == 1
+    assert (await rooms.service.opening.session(session.id)).revoked_at_ms is None
+    assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).seq == 1
 
 
 async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms) -> None:
@@ -82,13 +82,16 @@ async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms) -> N
 
     engine = rooms.database._writer.sync_engine
     event.listen(engine, "before_cursor_execute", note)
-    await rooms.service.revoke_session(session.id)
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     event.remove(engine, "before_cursor_execute", note)
     assert statements == [
         "BEGIN IMMEDIATE",
-        "SELECT sessions.id, sessions.subject,",
+        "SELECT anchors.number, anchors.id,",
         "SELECT heartbeat.at_ms FROM",
-        "UPDATE sessions SET",
+        "WITH looked_at AS",
+        "UPDATE anchors SET",
+        "INSERT INTO cascades",
+        "SELECT log.longest_mandate_s FROM",
         "SELECT head.only, head.generation,",
         "INSERT INTO entries",
         "UPDATE head SET",
@@ -97,7 +100,9 @@ async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms) -> N
 
 async def test_of_many_who_revoke_one_session_at_once_exactly_one_makes_the_entry(rooms: Rooms) -> None:
     session = await rooms.session()
-    answers = await asyncio.gather(*(rooms.service.revoke_session(session.id, f"{n}") for n in range(20)))
+    answers = await asyncio.gather(
+        *(rooms.service.revoking.revoke(Kind.SESSION, session.id, f"{n}") for n in range(20))
+    )
     assert [answer.is_new for answer in answers].count(True) == 1
     assert {(answer.seq, answer.reason) for answer in answers} == {(1, next(a.reason for a in answers if a.is_new))}
     assert (await rooms.head()).rev.seq == 1
@@ -181,7 +186,7 @@ async def test_an_entry_outlives_every_mandate_that_was_ever_configured(
             pass
     async with rooms_open(tmp_path, mandate_s=configured[-1]) as rooms:
         session = await rooms.session()
-        await rooms.service.revoke_session(session.id)
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
         [candidate] = await rooms.candidates()
     entry = Entry.parse(candidate.entry)
     assert entry.expires_at_ms is not None
@@ -198,7 +203,7 @@ async def test_the_bytes_in_the_database_are_the_one_form_of_the_entry(rooms: Ro
     first = (await rooms.head()).rev.seq + 1
     sessions = [await rooms.session(subject="Zoë") for _ in reasons]
     for session, reason in zip(sessions, reasons, strict=True):
-        await rooms.service.revoke_session(session.id, reason)
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id, reason)
     async with file_of(rooms.data.database) as file:
         rows = file.execute(
             "SELECT seq, generation, kind, issuer, id, expires_at_ms, data FROM entries WHERE seq >= ? ORDER BY seq",
@@ -218,8 +223,8 @@ async def test_a_reason_that_the_ledger_may_not_hold_is_refused_before_anything_
 ) -> None:
     session = await rooms.session()
     with pytest.raises(InvalidValueError):
-        await rooms.service.revoke_session(session.id, reason)
-    assert (await rooms.service.session(session.id)).revoked_at_ms is None
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id, reason)
+    assert (await rooms.service.opening.session(session.id)).revoked_at_ms is None
     assert (await rooms.head()).rev.seq == 0
 
 
@@ -232,5 +237,5 @@ async def test_the_ledger_itself_refuses_a_text_that_it_may_not_hold(rooms: Room
 @pytest.mark.parametrize("id_", [own_id(Kind.SESSION, bytes(16)), own_id(Kind.AGENT, bytes(16)), "ses_", "", "\x00"])
 async def test_nothing_that_was_never_opened_is_revoked(rooms: Rooms, id_: str) -> None:
     with pytest.raises(NotFoundError):
-        await rooms.service.revoke_session(id_)
+        await rooms.service.revoking.revoke(Kind.SESSION, id_)
     assert (await rooms.head()).rev.seq == 0

@@ -10,6 +10,7 @@ from sqlalchemy import event, update
 from countermand.authority import tables
 from countermand.authority.reader import SNAPSHOT_ENTRIES
 from countermand.errors import RollbackError, UnknownVersionError, UnreachableError
+from countermand.log.anchor import Kind
 from countermand.log.ports import Batch
 from countermand.log.snapshot import Snapshot, SnapshotReader
 from countermand.log.state import LogState
@@ -145,7 +146,7 @@ async def test_following_ends_when_the_authority_stops(alive: Rooms) -> None:
 
 async def test_a_snapshot_holds_what_is_in_force_and_a_replica_loads_it(rooms: Rooms) -> None:
     session = await rooms.session()
-    await rooms.service.revoke_session(session.id)
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     await rooms.append(1, expires_at_ms=NOW_MS - 10_000)
     await rooms.append(1, expires_at_ms=None)
     async with beating(rooms):

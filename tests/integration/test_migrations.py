@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from countermand.authority.database import Database
 from countermand.authority.tables import METADATA
-from countermand.errors import DataError
+from countermand.errors import DataError, NotActiveError
+from countermand.log.anchor import Kind
 from tests.integration.rooms import HeldClock, file_of, rooms_open
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +26,13 @@ async def _migrated(path: Path) -> Path:
     finally:
         await database.close()
     return path
+
+
+def upgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", "countermand.authority:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _schema(connection: Connection) -> dict[str, dict[str, Any]]:
@@ -68,25 +78,50 @@ async def test_migrations_make_the_same_keys_checks_and_indexes_as_the_tables(tm
 async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
     async with rooms_open(tmp_path) as rooms:
         session = await rooms.session()
-        await rooms.service.revoke_session(session.id, "kept")
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id, "kept")
         log_id, head = rooms.ledger.log_id, await rooms.head()
     async with rooms_open(tmp_path, clock=HeldClock()) as rooms:
         assert (rooms.ledger.log_id, await rooms.head()) == (log_id, head)
-        assert (await rooms.service.session(session.id)).subject == "alice"
-        assert (await rooms.service.revoke_session(session.id)).reason == "kept"
+        assert (await rooms.service.opening.session(session.id)).subject == "alice"
+        assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).reason == "kept"
+
+
+async def test_what_stood_before_the_tree_stands_in_it(tmp_path: Path) -> None:
+    """A database of the first release: an application with two sessions, one of them revoked."""
+    path = tmp_path / "authority" / "countermand.db"
+    path.parent.mkdir(mode=0o700)
+    first = create_engine(f"sqlite:///{path}")
+    application, live, revoked = f"app_{1:032x}", f"ses_{1:032x}", f"ses_{2:032x}"
+    with first.begin() as connection:
+        upgrade(connection, "0001")
+        connection.execute(text("INSERT INTO applications VALUES (:id, 'notes', 5)"), {"id": application})
+        session = text("INSERT INTO sessions VALUES (:id, 'alice', 'user', :application, 6, 4000000000000, :revoked)")
+        for id_, revoked_at_ms in ((live, None), (revoked, 7)):
+            connection.execute(session, {"id": id_, "application": application, "revoked": revoked_at_ms})
+    first.dispose()
+    async with rooms_open(tmp_path) as rooms:
+        opening = rooms.service.opening
+        assert [session.revoked_at_ms for session in (await opening.sessions()).sessions] == [None, 7]
+        assert (await opening.session(live)).subject == "alice"
+        assert {node.id for node in (await opening.tree(application)).nodes} == {application, live, revoked}
+        await rooms.service.minting.issue(live, ["https://api.example"], [])
+        reach = (await rooms.service.revoking.revoke(Kind.APPLICATION, application)).reach
+        assert reach.counts == {Kind.APPLICATION: 1, Kind.SESSION: 1}
+        with pytest.raises(NotActiveError):
+            await rooms.service.minting.issue(live, ["https://api.example"], [])
 
 
 async def test_a_database_of_a_newer_program_is_refused_in_words_and_left_as_it_was(tmp_path: Path) -> None:
     path = await _migrated(tmp_path / "newer.db")
     async with file_of(path) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
-        newer.execute("DROP TABLE sessions")
+        newer.execute("DROP TABLE api_keys")
     before = path.read_bytes()
     with pytest.raises(DataError, match="the database was made by a newer countermand"):
         await _migrated(path)
     async with file_of(path) as newer:
         assert newer.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-        assert newer.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions'").fetchall() == []
+        assert newer.execute("SELECT 1 FROM sqlite_master WHERE name = 'api_keys'").fetchall() == []
     assert path.read_bytes() == before
 
 

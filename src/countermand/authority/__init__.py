@@ -1,13 +1,23 @@
 """The only writer: what exists, what it may do, and the ledger of what no longer may.
 
-model       what callers get: applications, sessions, revocations
-tables      the same in the database
-migrations  how the tables came to be
-database    transactions: one writer, many readers
-ledger      the append-only, gapless, hash-chained record of revocations
-keys        signing keys: files that only we can read, registered in the database
-heartbeat   checkpoints: every second, and after every revocation
-reader      the ledger as a log that can be followed
-access      who calls: keys for the API, and their roles
-service     every use case, one method each, one transaction each
+model        what callers give and get
+tables       the same in the database
+migrations   how the tables came to be
+database     transactions: one writer, many readers
+ledger       the append-only, gapless, hash-chained record of revocations
+lineage      what rests on what: every anchor, locked and checked with all its ancestors
+exchange     who may act by what: from a mandate to the one that it is exchanged for
+cascade      what a revocation reaches
+checks       what callers give, checked before a transaction begins
+views        rows as their callers see them
+keys         signing keys: files that only we can read, registered in the database
+heartbeat    checkpoints: every second, and after every revocation
+reader       the ledger as a log that can be followed
+access       who calls: keys for the API, and their roles
+
+opening      use cases: applications, sessions, agents, grants and delegations
+minting      use cases: mandates, on a session or in exchange
+revoking     use cases: revocations and cutoffs, and what they would end
+descendants  who is still to be told that they were revoked
+service      all of these put together
 """

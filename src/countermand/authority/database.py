@@ -8,6 +8,7 @@ before it returns (`synchronous=FULL`). Source: docs/adr/0004; sqlite.org/wal.ht
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from countermand.errors import BusyError, DataError
+from countermand.errors import BusyError, ConfigurationError, DataError
 
+OLDEST_SQLITE: Final = (3, 35)
+"""The first that can be told to compute a step of a query once (`MATERIALIZED`)."""
 _WAIT_S: Final = 5.0
 """How long a transaction may wait for its turn before its caller hears that the authority is busy."""
 _READERS: Final = 4
@@ -56,7 +59,15 @@ class Database:
             yield connection
 
     async def migrate(self) -> None:
-        """Bring the tables to what this program knows. Raises: DataError, where a newer program made them."""
+        """Bring the tables to what this program knows.
+
+        Raises:
+            ConfigurationError: a SQLite that is too old.
+            DataError: a newer program made the tables.
+        """
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            oldest = ".".join(map(str, OLDEST_SQLITE))
+            raise ConfigurationError(f"this Python has SQLite {sqlite3.sqlite_version}: {oldest} or later is needed")
         await self.write(lambda connection: connection.run_sync(_migrate))
 
     async def close(self) -> None:

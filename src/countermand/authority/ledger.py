@@ -4,20 +4,23 @@ The one head row is locked last of all in a transaction and gives the next numbe
 of commits, and there is no gap. Source: docs/protocol.md, "Chain".
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.errors import DataError
-from countermand.log.anchor import Kind, Rev
+from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
 from countermand.log.chain import Candidate, LogId, genesis, next_link
 from countermand.log.entry import Entry
+from countermand.log.revoked import RevokedSet
 from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
+from countermand.log.verdict import Revoked
+from countermand.tokens.mandate import LEEWAY_S
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
@@ -31,6 +34,14 @@ class Head:
 
     rev: Rev
     link: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """All cutoffs for one target: what was opened before entry `seq`, or at `before_ms` or earlier, has ended."""
+
+    seq: int
+    before_ms: int
 
 
 def retention_ms(longest_mandate_s: int, leeway_s: int) -> int:
@@ -82,6 +93,16 @@ class Ledger:
         beaten_ms: int = (await connection.execute(select(tables.heartbeat.c.at_ms))).scalar_one()
         return max(now_ms, beaten_ms)
 
+    async def remember_life(self, connection: AsyncConnection, mandate_s: int) -> None:
+        """Note how long mandates live, if it is longer than ever before."""
+        longest_s = tables.log.c.longest_mandate_s
+        await connection.execute(update(tables.log).where(longest_s < mandate_s).values(longest_mandate_s=mandate_s))
+
+    async def expiry(self, connection: AsyncConnection, now_ms: int) -> int:
+        """Return when an entry made now may be forgotten: every mandate that it ends has expired by then."""
+        longest_s: int = (await connection.execute(select(tables.log.c.longest_mandate_s))).scalar_one()
+        return now_ms + retention_ms(longest_s, LEEWAY_S)
+
     async def append(
         self,
         connection: AsyncConnection,
@@ -91,6 +112,8 @@ class Ledger:
         at_ms: int,
         expires_at_ms: int | None,
         reason: str = "",
+        issuer: str = "",
+        issued_before_ms: int | None = None,
     ) -> Entry:
         """Append a revocation inside the caller's transaction, as its last step: from here on the head is locked.
 
@@ -98,7 +121,7 @@ class Ledger:
             MalformedError: an id or a reason that the ledger may not hold.
         """
         row = (await connection.execute(select(tables.head).with_for_update())).one()
-        entry = Entry(row.generation, row.seq + 1, kind, id_, at_ms, reason, expires_at_ms=expires_at_ms)
+        entry = Entry(row.generation, row.seq + 1, kind, id_, at_ms, reason, issuer, issued_before_ms, expires_at_ms)
         data = entry.to_bytes()
         link = next_link(row.link, data)
         await connection.execute(
@@ -106,9 +129,10 @@ class Ledger:
                 seq=entry.seq,
                 generation=entry.generation,
                 kind=kind,
-                issuer=entry.issuer,
+                issuer=issuer,
                 id=id_,
                 expires_at_ms=expires_at_ms,
+                issued_before_ms=issued_before_ms,
                 previous=row.link,
                 link=link,
                 data=data,
@@ -117,16 +141,46 @@ class Ledger:
         await connection.execute(update(tables.head).values(seq=entry.seq, link=link))
         return entry
 
-    async def find(self, connection: AsyncConnection, kind: Kind, id_: str) -> Entry | None:
-        """Return the newest entry that revokes (kind, id)."""
+    async def find(self, connection: AsyncConnection, kind: Kind, id_: str, issuer: str = "") -> Entry | None:
+        """Return the newest entry that revokes (kind, issuer, id)."""
+        entries = tables.entries.c
         query = (
-            select(tables.entries.c.data)
-            .where(tables.entries.c.id == id_, tables.entries.c.kind == kind, tables.entries.c.issuer == "")
-            .order_by(tables.entries.c.seq.desc())
+            select(entries.data)
+            .where(entries.id == id_, entries.kind == kind, entries.issuer == issuer)
+            .order_by(entries.seq.desc())
             .limit(1)
         )
         row = (await connection.execute(query)).first()
         return None if row is None else Entry.parse(row.data)
+
+    async def revoked_among(self, connection: AsyncConnection, anchors: Anchors, now_ms: int) -> Revoked | None:
+        """Return what ends a token of ours, as a replica would that has applied the whole ledger.
+
+        Of the cutoffs only those are read that can reach it: any number may have been made before it was minted.
+        """
+        entries = tables.entries.c
+        ids = {anchor.id for anchor in anchors.path} | {str(anchor) for anchor in anchors.path} | {EVERYONE}
+        minted_seq = anchors.rev.seq if anchors.rev else 0
+        issued_ms = int((anchors.issued_at_s or 0) * 1000)
+        is_ahead = issued_ms > now_ms + CLOCK_TOLERANCE_MS  # such a one is ended by every dated cutoff
+        minted_ms = 0 if is_ahead else issued_ms - CLOCK_TOLERANCE_MS - 2000  # further than rounding goes
+        reaching = or_(entries.kind != Kind.CUTOFF, entries.seq > minted_seq, entries.issued_before_ms >= minted_ms)
+        found = await connection.execute(select(entries.data).where(entries.id.in_(ids), reaching))
+        revoked = RevokedSet()
+        for data in found.scalars():
+            revoked.add_entry(Entry.parse(data))
+        return revoked.find(anchors, now_ms, CLOCK_TOLERANCE_MS)
+
+    async def cutoffs(self, connection: AsyncConnection, targets: Collection[str]) -> dict[str, Bound]:
+        """Return the cutoffs for these targets of our own, each as one: the latest of each bound."""
+        entries = tables.entries.c
+        as_of_now = case((entries.issued_before_ms.is_(None), entries.seq), else_=0)
+        query = (
+            select(entries.id, func.max(as_of_now), func.max(entries.issued_before_ms))
+            .where(entries.kind == Kind.CUTOFF, entries.issuer == "", entries.id.in_(targets))
+            .group_by(entries.id)
+        )
+        return {id_: Bound(seq, before_ms or 0) for id_, seq, before_ms in await connection.execute(query)}
 
     async def pages(self, after: int, through: int) -> AsyncIterator[list[Candidate]]:
         """Yield the entries after `after` up to `through`, some at a time; each page is a transaction of its own."""

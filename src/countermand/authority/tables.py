@@ -1,6 +1,7 @@
 """The authority's tables. A change here comes with a migration; a test compares the two."""
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     Column,
@@ -24,6 +25,8 @@ METADATA = MetaData(
         "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
+
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself only in a column of this type
 
 # Three tables of one row each, because they are locked apart: the log's identity never, the head by every revocation,
 # the heartbeat by every checkpoint.
@@ -62,26 +65,60 @@ entries = Table(
     Column("previous", LargeBinary, nullable=False),
     Column("link", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Index("ix_entries_anchor", "id", "kind", "issuer"),
+    Column("issued_before_ms", BigInteger),
+    Index("ix_entries_anchor", "id", "kind", "issuer", "issued_before_ms", "seq"),
 )
 
-applications = Table(
-    "applications",
+# Everything of our own making that a path may name, in one table: it is locked, checked, revoked and counted alike.
+# `number` counts in the order of creation, so an ancestor's is below its descendants'. Which columns a kind has:
+#   application  name
+#   session      application_id, parent_id, subject, subject_type
+#   agent        application_id, parent_id, session_id, delegation_id, name
+#   grant        application_id, subject, scopes, audience, closed_at_ms
+#   delegation   application_id (its source's), parent_id, source_id, target_id, grant_id, scopes, audience, depth
+anchors = Table(
+    "anchors",
     METADATA,
-    Column("id", String(36), primary_key=True),
-    Column("name", Text, nullable=False),
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("kind", SmallInteger, nullable=False),
+    Column("application_id", String(36), ForeignKey("anchors.id"), index=True),
+    Column("parent_id", String(36), ForeignKey("anchors.id")),
+    Column("session_id", String(36), ForeignKey("anchors.id")),
+    Column("delegation_id", String(36), ForeignKey("anchors.id")),
+    Column("source_id", String(36), ForeignKey("anchors.id")),
+    Column("target_id", String(36), ForeignKey("anchors.id"), index=True),
+    Column("grant_id", String(36), ForeignKey("anchors.id")),
+    Column("name", Text),
+    Column("subject", Text),
+    Column("subject_type", String(16)),
+    Column("scopes", JSON(none_as_null=True)),
+    Column("audience", JSON(none_as_null=True)),
+    Column("depth", Integer),
     Column("created_at_ms", BigInteger, nullable=False),
-)
-sessions = Table(
-    "sessions",
-    METADATA,
-    Column("id", String(36), primary_key=True),
-    Column("subject", Text, nullable=False, index=True),
-    Column("subject_type", String(16), nullable=False),
-    Column("application_id", String(36), ForeignKey("applications.id"), nullable=False, index=True),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("opened_seq", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("closed_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
+    Index("ix_anchors_subject", "subject", "application_id", "kind"),
+)
+# Who rests on whom, through every step between: itself, too. By numbers; a path's length bounds the rows of one anchor.
+lineage = Table(
+    "lineage",
+    METADATA,
+    Column("ancestor", BigInteger, ForeignKey("anchors.number"), primary_key=True, autoincrement=False),
+    Column("descendant", BigInteger, ForeignKey("anchors.number"), primary_key=True, autoincrement=False),
+    Index("ix_lineage_descendant", "descendant", "ancestor"),
+    sqlite_with_rowid=False,  # the two numbers are the row
+)
+# For verifiers that check four anchors and no path: whose descendants are still to be told, and how far that has come.
+cascades = Table(
+    "cascades",
+    METADATA,
+    Column("number", BigInteger, ForeignKey("anchors.number"), primary_key=True, autoincrement=False),
+    Column("told", BigInteger, nullable=False),
+    Column("finished_at_ms", BigInteger),
+    Index("ix_cascades_open", "finished_at_ms", "number"),
 )
 
 api_keys = Table(
@@ -92,6 +129,7 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("application_id", String(36)),
 )
 signing_keys = Table(
     "signing_keys",

@@ -1,0 +1,208 @@
+"""Mandates: minted on a session, or in exchange for another mandate (RFC 8693).
+
+A mandate names all that it rests on, and the ledger's position that its minting saw. So one that is minted while an
+ancestor is being revoked is rejected like every other, and none that a cutoff should end escapes it.
+Source: docs/protocol.md, "Mandate" and "Path".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority.checks import check_authority
+from countermand.authority.database import Database
+from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
+from countermand.authority.keys import Keys
+from countermand.authority.ledger import Ledger
+from countermand.authority.lineage import WORDS, Lineage, Row, check_kind, find_grants, load
+from countermand.authority.model import IssuedMandate, SubjectType, TokenExchange
+from countermand.errors import ConfigurationError, ForbiddenError, InvalidValueError, NotActiveError
+from countermand.log.anchor import MAX_PATH, Anchor, Kind, Rev, kind_of, own_id
+from countermand.log.freshness import Instant
+from countermand.tokens.jwks import KeySet
+from countermand.tokens.mandate import Mandate, MandateClaims, mint, parse_mandate, verify
+
+MAX_MANDATE_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the authority issues: under which name, and for how many seconds a mandate lives."""
+
+    issuer: str
+    mandate_s: int = 900
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mandate_s <= MAX_MANDATE_S:
+            raise ConfigurationError(f"a mandate lives 1 to {MAX_MANDATE_S} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    """On what a new mandate rests, as one transaction saw it. `rev` is read first: what ends it later is above that."""
+
+    lineage: Lineage
+    basis: Basis
+    agent: Row | None
+    rev: Rev
+    scopes: tuple[str, ...]
+    audience: tuple[str, ...]
+    exchanged: tuple[Anchor, ...] = ()
+
+
+class Minting:
+    """Mints mandates. `clock` and `random` are the only sources of time and ids."""
+
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        keys: Keys,
+        policy: Policy,
+        clock: Callable[[], Instant],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._keys = keys
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+
+    @property
+    def key_set(self) -> KeySet:
+        """The public keys that verify mandates."""
+        return KeySet((self._keys.mandate.verifying_key(),))
+
+    async def issue(self, session_id: str, audience: Sequence[str], scopes: Sequence[str]) -> IssuedMandate:
+        """Mint a mandate on a session.
+
+        Raises:
+            NotFoundError: there is no such session.
+            NotActiveError: it, or what it rests on, has ended.
+            InvalidValueError: no audience, or one or a scope that cannot stand in a mandate; too long a path.
+        """
+        check_authority(audience, scopes)
+        now_ms = self._clock().wall_ms
+        async with self._database.read() as connection:
+            rev = (await self._ledger.head(connection)).rev
+            lineage = await load(connection, [check_kind(session_id, Kind.SESSION)])
+            await lineage.require_standing(connection, self._ledger, now_ms)
+        basis = basis_of(lineage, session_id=session_id, agent_id=None, delegation_id=None)
+        return self._mint(_Authority(lineage, basis, None, rev, tuple(scopes), tuple(audience)), now_ms)
+
+    async def exchange(self, client_id: str, wanted: TokenExchange) -> IssuedMandate:
+        """Mint a mandate for an application in exchange for another, from which its authority comes.
+
+        Raises:
+            TokenError: the exchanged token is no mandate of ours, or has expired.
+            NotFoundError, NotActiveError: something that is named or rested on does not exist, or has ended.
+            ForbiddenError: the mandate is not the application's to exchange, or stands for something else.
+            InvalidScopeError, InvalidTargetError: more is asked for than was given.
+            InvalidValueError: a value that cannot stand in a mandate; too long a path.
+        """
+        check_authority(wanted.audience, wanted.scopes or ())
+        now_ms = self._clock().wall_ms
+        old = verify(
+            parse_mandate(wanted.subject_token),
+            self.key_set,
+            issuer=self._policy.issuer,
+            audience=None,
+            now_s=now_ms / 1000,
+        )
+        async with self._database.read() as connection:
+            await self._require_unrevoked(connection, old, now_ms)
+            authority = await self._authority(connection, client_id, old, wanted, now_ms)
+        return self._mint(authority, now_ms)
+
+    async def _require_unrevoked(self, connection: AsyncConnection, old: Mandate, now_ms: int) -> None:
+        """Ask the ledger what a replica would be asked. Raises: NotActiveError."""
+        if await self._ledger.revoked_among(connection, old.all_anchors(), now_ms) is not None:
+            raise NotActiveError("the mandate is revoked")
+
+    async def _authority(
+        self, connection: AsyncConnection, client_id: str, old: Mandate, wanted: TokenExchange, now_ms: int
+    ) -> _Authority:
+        rev = (await self._ledger.head(connection)).rev
+        lineage = await load(connection, _named(old, wanted))
+        holder = stands_for(old, lineage)
+        agent_id, delegation_id = _target(wanted, lineage, holder)
+        if agent_id is not None:
+            lineage |= await load(connection, [agent_id])
+        basis = basis_of(lineage, session_id=old.session_id or "", agent_id=agent_id, delegation_id=delegation_id)
+        agent = lineage[agent_id] if agent_id else None
+        acting_id = (agent or basis.session).application_id
+        giver_id = lineage[wanted.delegation_id].application_id if wanted.delegation_id else None
+        if client_id not in {acting_id, giver_id}:
+            raise ForbiddenError("a mandate is exchanged by the application that will act, or that delegates to it")
+        if holder not in basis.holders:
+            raise ForbiddenError("what is asked for does not have its authority from this mandate")
+        await lineage.require_standing(connection, self._ledger, now_ms)
+        limits = [basis.edge] if basis.edge else []
+        if not limits:
+            limits = await find_grants(connection, basis.session.subject, acting_id, now_ms)
+        limit = covering(limits, wanted.scopes, wanted.audience, old.scopes)
+        given = set(limit.scopes or ()) & old.scopes
+        scopes = tuple(sorted(given if wanted.scopes is None else set(wanted.scopes)))
+        return _Authority(lineage | Lineage([limit]), basis, agent, rev, scopes, wanted.audience, old.anchors.path)
+
+    def _mint(self, authority: _Authority, now_ms: int) -> IssuedMandate:
+        basis, session = authority.basis, authority.basis.session
+        left_s = self._policy.mandate_s
+        if authority.lineage.expires_at_ms is not None:
+            left_s = min(left_s, (authority.lineage.expires_at_ms - now_ms) // 1000)
+        if left_s < 1:
+            raise NotActiveError("what the mandate would rest on ends within a second")
+        path = tuple(dict.fromkeys([*authority.lineage.path, *authority.exchanged]))
+        if len(path) > MAX_PATH:
+            raise InvalidValueError(
+                f"the mandate would rest on {len(path)} others, and names at most {MAX_PATH}: "
+                "exchange one that is nearer to the session, not the last of a chain"
+            )
+        acting = authority.agent or session
+        claims = MandateClaims(
+            issuer=self._policy.issuer,
+            subject=session.subject or "",
+            audience=authority.audience,
+            issued_at_s=now_ms // 1000,
+            expires_at_s=now_ms // 1000 + left_s,
+            token_id=own_id(Kind.TOKEN, self._random(16)),
+            client_id=acting.application_id or "",
+            scopes=frozenset(authority.scopes),
+            sub_type=SubjectType(session.subject_type or "").value,
+            session_id=session.id,
+            root_session_id=root_of(authority.lineage, session).id,
+            path=path,
+            rev=authority.rev,
+            agent_session_id=authority.agent.id if authority.agent else None,
+            delegation_edge_id=basis.edge.id if basis.edge else None,
+            delegation_chain=basis.hops,
+        )
+        return IssuedMandate(mint(claims, self._keys.mandate), left_s, tuple(sorted(authority.scopes)))
+
+
+def _named(old: Mandate, wanted: TokenExchange) -> list[str]:
+    """Return every id with a row that the exchange names: in the old mandate's path, or as what is asked for."""
+    ids = [anchor.id for anchor in old.anchors.path if anchor.kind in WORDS and kind_of(anchor.id) is anchor.kind]
+    if wanted.agent_id is not None:
+        ids.append(check_kind(wanted.agent_id, Kind.AGENT))
+    if wanted.delegation_id is not None:
+        ids.append(check_kind(wanted.delegation_id, Kind.DELEGATION))
+    return ids
+
+
+def _target(wanted: TokenExchange, lineage: Lineage, holder: str) -> tuple[str | None, str | None]:
+    """Return the agent and the edge for which the new mandate is: those asked for, else the old one's."""
+    agent_id, delegation_id = wanted.agent_id, wanted.delegation_id
+    if agent_id is None and delegation_id is None:
+        held = lineage[holder]
+        agent_id = held.id if held.kind is Kind.AGENT else None
+        delegation_id = held.id if held.kind is Kind.DELEGATION else None
+    if delegation_id is None:
+        return agent_id, None
+    receiver_id = lineage[delegation_id].target_id
+    if agent_id not in {None, receiver_id}:
+        raise InvalidValueError("the delegation was made to another agent")
+    return receiver_id, delegation_id

@@ -1,0 +1,287 @@
+"""What may act: applications, subject sessions, agents, grants and delegations, opened and read.
+
+Each is opened in one transaction that locks all that it rests on and looks whether it stands. Nothing outlives what it
+rests on, and a delegation hands on no more than there is: scopes, audience, depth and life only narrow.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority import tables
+from countermand.authority.cascade import stands, tree_of
+from countermand.authority.checks import check_authority, check_depth, check_life, check_name
+from countermand.authority.database import Database
+from countermand.authority.exchange import covering, own_edge
+from countermand.authority.ledger import Ledger
+from countermand.authority.lineage import WORDS, Lineage, Row, add, check_kind, find_grants, load, read_row
+from countermand.authority.model import (
+    Agent,
+    Application,
+    Delegation,
+    Grant,
+    Session,
+    SessionPage,
+    SubjectType,
+    Tree,
+)
+from countermand.authority.views import agent_of, application_of, delegation_of, grant_of, is_delegated, session_of
+from countermand.errors import ExceededError, InvalidValueError, NotFoundError
+from countermand.log.anchor import PREFIXES, Kind, kind_of, own_id
+from countermand.log.freshness import Instant
+
+PAGE: Final = 100
+
+_T = TypeVar("_T")
+
+
+class Opening:
+    """Opens and reads anchors. `clock` and `random` are the only sources of time and ids.
+
+    Whatever opens something raises NotFoundError for an ancestor that does not exist, NotActiveError for one that has
+    ended, InvalidValueError for a value out of range, and ExceededError where authority would grow.
+    """
+
+    def __init__(
+        self, database: Database, ledger: Ledger, clock: Callable[[], Instant], random: Callable[[int], bytes]
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+        self._random = random
+
+    async def create_application(self, name: str) -> Application:
+        """Register an application."""
+        check_name("the name", name)
+        row = self._new(Kind.APPLICATION, None, name=name)
+
+        async def work(connection: AsyncConnection, row: Row) -> Application:
+            return application_of(await self._add(connection, row, Lineage(())))
+
+        return await self._open(row, work)
+
+    async def open_session(
+        self,
+        application_id: str,
+        subject: str | None,
+        subject_type: SubjectType,
+        lifetime_s: int,
+        parent_id: str | None = None,
+    ) -> Session:
+        """Open a subject session with an application; with a parent, one that is derived from it, of its subject."""
+        check_life(lifetime_s)
+        if (subject is None) == (parent_id is None):
+            raise InvalidValueError("a session has a subject, or a parent whose subject it has")
+        if subject is not None:
+            check_name("the subject", subject)
+        ids = [check_kind(application_id, Kind.APPLICATION)]
+        ids += [check_kind(parent_id, Kind.SESSION)] if parent_id is not None else []
+        row = self._new(Kind.SESSION, lifetime_s, application_id=application_id, parent_id=parent_id)
+
+        async def work(connection: AsyncConnection, row: Row) -> Session:
+            above = await self._standing(connection, ids, row.created_at_ms)
+            parent = above[parent_id] if parent_id is not None else None
+            who = (parent.subject, parent.subject_type) if parent else (subject, subject_type.value)
+            opened = await self._add(connection, replace(row, subject=who[0], subject_type=who[1]), above)
+            return session_of(opened, stands=True)
+
+        return await self._open(row, work)
+
+    async def start_agent(
+        self,
+        application_id: str,
+        name: str,
+        lifetime_s: int,
+        *,
+        session_id: str | None = None,
+        parent_id: str | None = None,
+        delegation_id: str | None = None,
+    ) -> Agent:
+        """Start an agent of an application, on a session or by another agent: under a delegation that it holds."""
+        check_name("the name", name)
+        check_life(lifetime_s)
+        if (session_id is None) == (parent_id is None) or (delegation_id is not None and parent_id is None):
+            raise InvalidValueError("an agent is started on a session, or by an agent, which may do so by a delegation")
+        ids = [check_kind(application_id, Kind.APPLICATION)]
+        for id_, kind in ((session_id, Kind.SESSION), (parent_id, Kind.AGENT), (delegation_id, Kind.DELEGATION)):
+            ids += [check_kind(id_, kind)] if id_ is not None else []
+        row = self._new(
+            Kind.AGENT,
+            lifetime_s,
+            application_id=application_id,
+            parent_id=parent_id,
+            session_id=session_id,
+            delegation_id=delegation_id,
+            name=name,
+        )
+
+        async def work(connection: AsyncConnection, row: Row) -> Agent:
+            above = await self._standing(connection, ids, row.created_at_ms)
+            if delegation_id is not None and above[delegation_id].target_id != parent_id:
+                raise ExceededError("the agent does not hold the delegation under which it would start another")
+            started_on = session_id or above[parent_id].session_id
+            return agent_of(await self._add(connection, replace(row, session_id=started_on), above), is_delegated=False)
+
+        return await self._open(row, work)
+
+    async def create_grant(
+        self, application_id: str, subject: str, scopes: Sequence[str], audience: Sequence[str], lifetime_s: int
+    ) -> Grant:
+        """Give an application a subject's leave for these scopes at this audience."""
+        check_name("the subject", subject)
+        check_authority(audience, scopes)
+        check_life(lifetime_s)
+        row = self._new(
+            Kind.GRANT,
+            lifetime_s,
+            application_id=check_kind(application_id, Kind.APPLICATION),
+            subject=subject,
+            scopes=sorted(set(scopes)),
+            audience=sorted(set(audience)),
+        )
+
+        async def work(connection: AsyncConnection, row: Row) -> Grant:
+            above = await self._standing(connection, [application_id], row.created_at_ms)
+            return grant_of(await self._add(connection, row, above))
+
+        return await self._open(row, work)
+
+    async def delegate(
+        self,
+        source_id: str,
+        target_id: str,
+        scopes: Sequence[str],
+        audience: Sequence[str],
+        lifetime_s: int,
+        *,
+        depth: int = 0,
+        parent_id: str | None = None,
+    ) -> Delegation:
+        """Hand an agent a part of what another has: by the delegation `parent_id`, else by a grant that covers it.
+
+        `depth` is how many more delegations may follow this one.
+        """
+        check_authority(audience, scopes)
+        check_life(lifetime_s)
+        check_depth(depth)
+        if check_kind(source_id, Kind.AGENT) == check_kind(target_id, Kind.AGENT):
+            raise InvalidValueError("a delegation goes to another agent")
+        row = self._new(
+            Kind.DELEGATION,
+            lifetime_s,
+            parent_id=parent_id if parent_id is None else check_kind(parent_id, Kind.DELEGATION),
+            source_id=source_id,
+            target_id=target_id,
+            scopes=sorted(set(scopes)),
+            audience=sorted(set(audience)),
+            depth=depth,
+        )
+
+        async def work(connection: AsyncConnection, row: Row) -> Delegation:
+            await self._standing(connection, [target_id], row.created_at_ms)
+            ids = [id_ for id_ in (source_id, parent_id) if id_ is not None]
+            above = await self._standing(connection, ids, row.created_at_ms)
+            grant = await self._allow(connection, above, row)
+            made = replace(row, application_id=above[source_id].application_id, grant_id=grant.id)
+            return delegation_of(await self._add(connection, made, above | Lineage([grant])))
+
+        return await self._open(row, work)
+
+    async def _allow(self, connection: AsyncConnection, above: Lineage, row: Row) -> Row:
+        """Return the grant on which the new delegation `row` rests. Raises: ExceededError, where it is too much."""
+        source = above[row.source_id]
+        parent = own_edge(above, source, above[row.parent_id] if row.parent_id else None)
+        if parent is None:
+            session = above[source.session_id]
+            grants = await find_grants(connection, session.subject, source.application_id, row.created_at_ms)
+            return covering(grants, row.scopes or (), row.audience or ())
+        covering([parent], row.scopes or (), row.audience or ())
+        if (row.depth or 0) >= (parent.depth or 0):
+            raise ExceededError("the parent delegation allows fewer to follow")
+        return above[parent.grant_id]
+
+    async def application(self, id_: str) -> Application:
+        """Return an application. Raises: NotFoundError."""
+        async with self._database.read() as connection:
+            return application_of(await read_row(connection, id_, Kind.APPLICATION))
+
+    async def session(self, id_: str) -> Session:
+        """Return a session. Raises: NotFoundError."""
+        query = self._sessions().where(tables.anchors.c.id == check_kind(id_, Kind.SESSION))
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            raise NotFoundError(f"there is no such {WORDS[Kind.SESSION]}")
+        return _session(row)
+
+    async def agent(self, id_: str) -> Agent:
+        """Return an agent. Raises: NotFoundError."""
+        async with self._database.read() as connection:
+            row = await read_row(connection, id_, Kind.AGENT)
+            return agent_of(row, is_delegated=await is_delegated(connection, id_, self._clock().wall_ms))
+
+    async def grant(self, id_: str) -> Grant:
+        """Return a grant. Raises: NotFoundError."""
+        async with self._database.read() as connection:
+            return grant_of(await read_row(connection, id_, Kind.GRANT))
+
+    async def delegation(self, id_: str) -> Delegation:
+        """Return a delegation. Raises: NotFoundError."""
+        async with self._database.read() as connection:
+            return delegation_of(await read_row(connection, id_, Kind.DELEGATION))
+
+    async def sessions(self, after: str = "") -> SessionPage:
+        """Return up to 100 sessions in the order of their ids, those after `after`."""
+        id_ = tables.anchors.c.id
+        query = self._sessions().where(id_ > max(after, PREFIXES[Kind.SESSION])).order_by(id_).limit(PAGE + 1)
+        async with self._database.read() as connection:
+            found = [_session(row) for row in await connection.execute(query)]
+        return SessionPage(found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else None)
+
+    async def tree(self, id_: str) -> Tree:
+        """Return an anchor and what rests on it. Raises: NotFoundError."""
+        kind = kind_of(id_)
+        if kind not in WORDS:
+            raise NotFoundError("there is nothing of this id")
+        async with self._database.read() as connection:
+            return await tree_of(connection, await read_row(connection, id_, kind), self._clock().wall_ms)
+
+    def _sessions(self) -> Select[Any]:
+        return select(tables.anchors, stands(self._clock().wall_ms)).where(tables.anchors.c.kind == Kind.SESSION)
+
+    def _new(self, kind: Kind, lifetime_s: int | None, **columns: Any) -> Row:
+        now_ms = self._clock().wall_ms
+        expires_at_ms = None if lifetime_s is None else now_ms + lifetime_s * 1000
+        id_ = own_id(kind, self._random(16))
+        return Row(id=id_, kind=kind, created_at_ms=now_ms, opened_seq=0, expires_at_ms=expires_at_ms, **columns)
+
+    async def _standing(self, connection: AsyncConnection, ids: Sequence[str], now_ms: int) -> Lineage:
+        above = await load(connection, ids)
+        await above.require_standing(connection, self._ledger, now_ms)
+        return above
+
+    async def _open(self, row: Row, work: Callable[[AsyncConnection, Row], Awaitable[_T]]) -> _T:
+        """Return what `work` makes of `row`, in a transaction that reads the ledger first: what comes later counts."""
+
+        async def begun(connection: AsyncConnection) -> _T:
+            seq = (await self._ledger.head(connection)).rev.seq
+            return await work(connection, replace(row, opened_seq=seq))
+
+        return await self._database.write(begun)
+
+    @staticmethod
+    async def _add(connection: AsyncConnection, row: Row, above: Lineage) -> Row:
+        """Insert `row`, which outlives nothing above it; return it."""
+        ends_ms = [ms for ms in (row.expires_at_ms, above.expires_at_ms) if ms is not None]
+        row = replace(row, expires_at_ms=min(ends_ms, default=None))
+        await add(connection, row, above.rows)
+        return row
+
+
+def _session(row: Sequence[Any]) -> Session:
+    """Return a session of its row, whose last column says whether it stands."""
+    *columns, is_standing = row
+    return session_of(Row.of(columns), stands=bool(is_standing))

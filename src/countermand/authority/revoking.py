@@ -1,0 +1,213 @@
+"""Revoking: one entry ends an anchor and all that rests on it; a cutoff, all that was issued before.
+
+A revocation is for ever, and answered when it is on the disk and on its way. Revoking what is revoked appends nothing,
+and returns the entry that stands.
+Source: docs/protocol.md, "Path" and "Cutoffs".
+"""
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority import tables
+from countermand.authority.cascade import begin_cascade, reach_of, reach_of_cutoff
+from countermand.authority.checks import check_cutoff, check_reason, check_unkept
+from countermand.authority.database import Database
+from countermand.authority.heartbeat import Heartbeat
+from countermand.authority.ledger import Ledger
+from countermand.authority.lineage import WORDS, Row, read_row
+from countermand.authority.model import NOTHING, Grant, Preview, Reach, Revocation
+from countermand.authority.views import grant_of
+from countermand.errors import DataError, InvalidValueError
+from countermand.log.anchor import EVERYONE, Kind, kind_of
+from countermand.log.entry import Entry
+from countermand.log.freshness import Instant
+
+
+class Revoking:
+    """Revokes, and says beforehand what that would end."""
+
+    def __init__(
+        self, database: Database, ledger: Ledger, heartbeat: Heartbeat, issuer: str, clock: Callable[[], Instant]
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._heartbeat = heartbeat
+        self._issuer = issuer
+        self._clock = clock
+
+    async def revoke(
+        self, kind: Kind, id_: str, reason: str = "", *, issuer: str = "", bare: bool = False
+    ) -> Revocation:
+        """Revoke an application, session, agent, grant or delegation, and all that rests on it; or a token's `jti`.
+
+        With an issuer that is not ours, or `bare` for the documented namespace that all issuers share, it is an id of
+        which nothing is kept here. Nobody can say that there is no such thing then, and the entry never expires.
+
+        Raises:
+            InvalidValueError: a kind that is not revoked like this, or a reason that the ledger may not hold.
+            NotFoundError: there is none of this id, and there would be.
+        """
+        check_reason(reason)
+        issuer, is_kept = self._place(kind, id_, issuer, bare=bare)
+        if not is_kept:
+            return await self._revoke_unkept(kind, id_, issuer, reason)
+
+        async def work(connection: AsyncConnection) -> Revocation:
+            row = await read_row(connection, id_, kind, lock=True)
+            if row.revoked_at_ms is not None:
+                return await self._standing(connection, kind, id_)
+            now_ms = await self._ledger.time(connection, self._clock().wall_ms)
+            reach = await reach_of(connection, row.number, now_ms)
+            await _mark(connection, row, "revoked_at_ms", now_ms)
+            await begin_cascade(connection, row)
+            expires_at_ms = await self._ledger.expiry(connection, now_ms)
+            entry = await self._ledger.append(
+                connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason
+            )
+            return _revocation(entry, reach)
+
+        return await self._appended(work)
+
+    async def _revoke_unkept(self, kind: Kind, id_: str, issuer: str, reason: str) -> Revocation:
+        async def work(connection: AsyncConnection) -> Revocation:
+            known = await self._ledger.find(connection, kind, id_, issuer)
+            if known is not None:
+                return _revocation(known, NOTHING, is_new=False)
+            now_ms = await self._ledger.time(connection, self._clock().wall_ms)
+            is_ours = not issuer and kind_of(id_) is kind
+            expires_at_ms = await self._ledger.expiry(connection, now_ms) if is_ours else None
+            entry = await self._ledger.append(
+                connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer
+            )
+            return _revocation(entry, NOTHING)
+
+        return await self._appended(work)
+
+    async def close_grant(self, id_: str) -> Grant:
+        """Close a grant for the future: nothing new is opened or minted by it, and what was goes on until it expires.
+
+        Raises: NotFoundError.
+        """
+
+        async def work(connection: AsyncConnection) -> Grant:
+            row = await read_row(connection, id_, Kind.GRANT, lock=True)
+            if row.closed_at_ms is None:
+                await _mark(connection, row, "closed_at_ms", self._clock().wall_ms)
+                row = await read_row(connection, id_, Kind.GRANT)
+            return grant_of(row)
+
+        return await self._database.write(work)
+
+    async def cut_off(
+        self, target: str, issuer: str = "", before_ms: int | None = None, reason: str = ""
+    ) -> Revocation:
+        """End what was issued to `target` until now, or until `before_ms`: `all`, `subject:…` or `application:…`.
+
+        Nothing is opened or minted any more from what was opened until then.
+
+        Raises:
+            InvalidValueError: what cannot be cut off, a time to come, or a reason that the ledger may not hold.
+            NotFoundError: there is no such application of ours.
+        """
+        check_reason(reason)
+        issuer = self._foreign(issuer)
+        check_cutoff(target, issuer, before_ms, self._clock().wall_ms)
+
+        async def work(connection: AsyncConnection) -> Revocation:
+            now_ms = await self._ledger.time(connection, self._clock().wall_ms)
+            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
+            expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
+            entry = await self._ledger.append(
+                connection,
+                Kind.CUTOFF,
+                target,
+                at_ms=now_ms,
+                expires_at_ms=expires_at_ms,
+                reason=reason,
+                issuer=issuer,
+                issued_before_ms=before_ms,
+            )
+            return _revocation(entry, reach)
+
+        return await self._appended(work)
+
+    async def preview(self, kind: Kind, id_: str, *, issuer: str = "", bare: bool = False) -> Preview:
+        """Say what `revoke` would end; of an id of which nothing is kept, nothing. Raises: as `revoke`."""
+        issuer, is_kept = self._place(kind, id_, issuer, bare=bare)
+        if not is_kept:
+            return Preview(await self._ledger.count(), NOTHING)
+        now_ms = self._clock().wall_ms
+        async with self._database.read() as connection:
+            row = await read_row(connection, id_, kind)
+            reach = await reach_of(connection, row.number, await self._ledger.time(connection, now_ms))
+            return Preview((await self._ledger.head(connection)).rev.seq, reach)
+
+    async def preview_cutoff(self, target: str, issuer: str = "", before_ms: int | None = None) -> Preview:
+        """Say what `cut_off` would end. Raises: as `cut_off`."""
+        issuer, now_ms = self._foreign(issuer), self._clock().wall_ms
+        check_cutoff(target, issuer, before_ms, now_ms)
+        async with self._database.read() as connection:
+            now_ms = await self._ledger.time(connection, now_ms)
+            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
+            return Preview((await self._ledger.head(connection)).rev.seq, reach)
+
+    def _place(self, kind: Kind, id_: str, issuer: str, *, bare: bool) -> tuple[str, bool]:
+        """Return the issuer of an id, empty for ours, and whether there is a row for it. Raises: InvalidValueError."""
+        if issuer and bare:
+            raise InvalidValueError("an id has an issuer, or it is a bare one")
+        if kind is not Kind.KEY:  # the issuer chose the name of its key, ours too
+            issuer = self._foreign(issuer)
+        if not issuer and not bare and kind in WORDS:
+            return issuer, True
+        if not issuer and not bare and kind_of(id_) is not kind:
+            raise InvalidValueError(f"this is no {kind.text} of ours: say whose it is, or that it is a bare one")
+        check_unkept(kind, issuer, id_)
+        return issuer, False
+
+    def _foreign(self, issuer: str) -> str:
+        """Return the issuer as tokens have it: what we named ourselves has none."""
+        return "" if issuer == self._issuer else issuer
+
+    async def _standing(self, connection: AsyncConnection, kind: Kind, id_: str) -> Revocation:
+        entry = await self._ledger.find(connection, kind, id_)
+        if entry is None:
+            raise DataError(f"the {WORDS[kind]} is revoked, and its entry is gone from the ledger")
+        return _revocation(entry, NOTHING, is_new=False)
+
+    async def _appended(self, work: Callable[[AsyncConnection], Awaitable[Revocation]]) -> Revocation:
+        revocation = await self._database.write(work)
+        self._heartbeat.sign_soon()
+        return revocation
+
+
+async def _mark(connection: AsyncConnection, row: Row, column: str, now_ms: int) -> None:
+    anchors = tables.anchors
+    await connection.execute(update(anchors).where(anchors.c.number == row.number).values({column: now_ms}))
+
+
+async def _reach_of_cutoff(
+    connection: AsyncConnection, target: str, issuer: str, before_ms: int | None, now_ms: int
+) -> Reach:
+    """Nothing of ours belongs to another issuer's subject or application. Raises: NotFoundError."""
+    if issuer:
+        return NOTHING
+    kind, _, id_ = target.partition(":")
+    if kind == Kind.APPLICATION.text:
+        await read_row(connection, id_, Kind.APPLICATION)
+    return await reach_of_cutoff(connection, target, before_ms, now_ms)
+
+
+def _revocation(entry: Entry, reach: Reach, *, is_new: bool = True) -> Revocation:
+    return Revocation(
+        seq=entry.seq,
+        generation=entry.generation,
+        kind=entry.kind,
+        id=entry.id,
+        issuer=entry.issuer,
+        reason=entry.reason,
+        at_ms=entry.at_ms,
+        is_new=is_new,
+        reach=reach,
+    )
