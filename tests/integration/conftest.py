@@ -6,8 +6,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from countermand.settings import DataDir
+from countermand.transport.http import open_client
 from tests.integration.rooms import Rooms, rooms_open
-from tests.running import Running, authority_running
+from tests.running import Running, authority_running, lay_database
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,7 @@ async def rooms(tmp_path: Path) -> AsyncIterator[Rooms]:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """An authority of this test alone, served on a free port."""
+    await lay_database(DataDir(tmp_path / "authority"))
     async with authority_running(tmp_path) as authority:
         yield authority
 
@@ -39,5 +42,5 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
 @pytest.fixture(scope="module")
 async def http(shared: Running) -> AsyncIterator[httpx2.AsyncClient]:
     """A bare client of the shared authority, without a key."""
-    async with httpx2.AsyncClient(base_url=shared.url, timeout=10, trust_env=False) as client:
+    async with open_client(10, url=shared.url) as client:
         yield client

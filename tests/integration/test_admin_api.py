@@ -11,6 +11,7 @@ import pytest
 
 from countermand.authority import database as database_module
 from countermand.tokens.jwks import parse_jwks
+from countermand.transport.http import open_client
 from tests.integration.problems import refused
 from tests.integration.rooms import file_of, insert_sessions, rooms_open
 from tests.running import Running, authority_running
@@ -48,8 +49,8 @@ async def test_an_application_is_registered(admin: httpx2.AsyncClient) -> None:
     response = await admin.post("/v1/applications", json={"name": "Zoë's notes"})
     assert response.status_code == 201
     body = response.json()
-    assert set(body) == {"id", "name", "created_at"}
-    assert body["name"] == "Zoë's notes"
+    assert set(body) == {"id", "name", "created_at", "revoked_at"}
+    assert (body["name"], body["revoked_at"]) == ("Zoë's notes", None)
     assert body["id"].startswith("app_")
     assert _is_now(body["created_at"])
     assert body["created_at"].endswith("Z")
@@ -62,11 +63,14 @@ async def test_a_session_is_opened_for_half_a_day_unless_told_otherwise(admin: h
         "subject",
         "subject_type",
         "application_id",
+        "parent_id",
         "created_at",
         "expires_at",
         "revoked_at",
+        "stands",
     }
-    assert (session["subject"], session["subject_type"], session["revoked_at"]) == ("zoë@example", "user", None)
+    assert (session["subject"], session["subject_type"]) == ("zoë@example", "user")
+    assert (session["parent_id"], session["revoked_at"], session["stands"]) == (None, None, True)
     created, expires = (datetime.fromisoformat(session[name]) for name in ("created_at", "expires_at"))
     assert _is_now(session["created_at"])
     assert expires - created == timedelta(hours=12)
@@ -82,11 +86,14 @@ async def test_a_session_is_opened_as_it_was_asked_for_and_reads_back_the_same(a
 
 async def test_a_mandate_is_minted_and_no_cache_may_keep_it(admin: httpx2.AsyncClient) -> None:
     session = await _session(admin)
-    response = await admin.post(f"/v1/sessions/{session['id']}/mandates", json={"audience": [AUDIENCE]})
+    response = await admin.post(
+        f"/v1/sessions/{session['id']}/mandates", json={"audience": [AUDIENCE], "scope": ["b", "a"]}
+    )
     assert response.status_code == 201
     assert response.headers["cache-control"] == "no-store"
-    assert set(response.json()) == {"access_token", "token_type", "expires_in"}
-    assert (response.json()["token_type"], response.json()["expires_in"]) == ("Bearer", 900)
+    body = response.json()
+    assert body.pop("access_token").count(".") == 2
+    assert body == {"token_type": "Bearer", "expires_in": 900, "scope": "a b"}
 
 
 async def test_a_revocation_is_answered_with_its_entry_and_again_with_the_one_that_stands(
@@ -98,24 +105,35 @@ async def test_a_revocation_is_answered_with_its_entry_and_again_with_the_one_th
     )
     assert first.status_code == 201
     entry = first.json()
-    assert set(entry) == {"seq", "generation", "kind", "id", "reason", "revoked_at", "is_new"}
+    assert set(entry) == {
+        "seq",
+        "generation",
+        "kind",
+        "id",
+        "issuer",
+        "reason",
+        "revoked_at",
+        "is_new",
+        "reach",
+    }
     assert (entry["kind"], entry["id"], entry["generation"]) == ("session", session["id"], 1)
-    assert (entry["reason"], entry["is_new"]) == ("laptop stolen", True)
+    assert (entry["issuer"], entry["reason"], entry["is_new"]) == ("", "laptop stolen", True)
+    assert entry["reach"] == {"counts": {"session": 1}, "is_whole": True}
     assert entry["seq"] >= 1
     assert _is_now(entry["revoked_at"])
 
     again = await admin.post("/v1/revocations", json={"kind": "session", "id": session["id"], "reason": "another"})
     assert again.status_code == 200
-    assert again.json() == entry | {"is_new": False}
+    assert again.json() == entry | {"is_new": False, "reach": {"counts": {}, "is_whole": True}}, "it ended nothing more"
     shown = (await admin.get(f"/v1/sessions/{session['id']}")).json()
-    assert shown == session | {"revoked_at": entry["revoked_at"]}
+    assert shown == session | {"revoked_at": entry["revoked_at"], "stands": False}
 
 
 async def test_a_revoked_session_mints_nothing(admin: httpx2.AsyncClient) -> None:
     session = await _session(admin)
     await admin.post("/v1/revocations", json={"kind": "session", "id": session["id"]})
     response = await admin.post(f"/v1/sessions/{session['id']}/mandates", json={"audience": [AUDIENCE]})
-    assert refused(response, 409, "not_active") == "the session has ended"
+    assert refused(response, 409, "not_active") == f"the session {session['id']} has ended"
 
 
 async def test_an_expired_session_mints_nothing_and_can_still_be_revoked(
@@ -123,9 +141,9 @@ async def test_an_expired_session_mints_nothing_and_can_still_be_revoked(
 ) -> None:
     session = await _session(admin)
     async with file_of(shared.data.database) as file:
-        file.execute("UPDATE sessions SET expires_at_ms = created_at_ms - 1 WHERE id = ?", (session["id"],))
+        file.execute("UPDATE anchors SET expires_at_ms = created_at_ms - 1 WHERE id = ?", (session["id"],))
     response = await admin.post(f"/v1/sessions/{session['id']}/mandates", json={"audience": [AUDIENCE]})
-    assert refused(response, 409, "not_active") == "the session has ended"
+    assert refused(response, 409, "not_active") == f"the session {session['id']} has ended"
     response = await admin.post("/v1/revocations", json={"kind": "session", "id": session["id"]})
     assert response.status_code == 201
 
@@ -137,7 +155,7 @@ async def test_the_keys_need_no_credential_and_may_be_kept_for_a_minute(
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/jwk-set+json"
     assert response.headers["cache-control"] == "public, max-age=60"
-    assert parse_jwks(response.content) == shared.authority.service.key_set
+    assert parse_jwks(response.content) == shared.authority.service.minting.key_set
     assert not {"d", "k", "p", "q"} & set(response.json()["keys"][0]), "no private number"
 
 
@@ -179,7 +197,7 @@ async def test_paging_through_the_sessions_loses_none_and_repeats_none(tmp_path:
     pages: list[list[str]] = []
     async with authority_running(tmp_path) as running:
         headers = {"authorization": f"Bearer {running.admin_key}"}
-        async with httpx2.AsyncClient(base_url=running.url, headers=headers, trust_env=False) as admin:
+        async with open_client(10, url=running.url, headers=headers) as admin:
             after: str | None = ""
             while after is not None:
                 page = (await admin.get("/v1/sessions", params={"after": after})).json()
@@ -195,7 +213,7 @@ async def test_a_database_held_by_another_program_is_answered_with_try_again(
     monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
     async with authority_running(tmp_path) as running:
         headers = {"authorization": f"Bearer {running.admin_key}"}
-        async with httpx2.AsyncClient(base_url=running.url, headers=headers, trust_env=False) as admin:
+        async with open_client(10, url=running.url, headers=headers) as admin:
             async with file_of(running.data.database):
                 response = await admin.post("/v1/applications", json={"name": "notes"})
             refused(response, 503, "busy")
@@ -207,7 +225,7 @@ async def test_a_failure_of_the_authority_says_nothing_to_the_caller_and_all_to_
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"authorization": f"Bearer {running.admin_key}"}
-    async with httpx2.AsyncClient(base_url=running.url, headers=headers, trust_env=False) as admin:
+    async with open_client(10, url=running.url, headers=headers) as admin:
         session = await _session(admin)
         revocation = {"kind": "session", "id": session["id"]}
         await admin.post("/v1/revocations", json=revocation)

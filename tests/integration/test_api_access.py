@@ -1,16 +1,15 @@
 """No route without a key: every route that the application has, against every wrong way to ask for it."""
 
-from typing import Final, cast
+import re
+from typing import Any, Final
 
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 
-from countermand.authority.access import Access
 from countermand.authority.model import Role
 from countermand.authority.service import Authority
-from countermand.log.ports import LogReader
 from countermand.server import problem
 from countermand.server.app import create_app
 from countermand.server.caller import requires
@@ -23,21 +22,32 @@ pytestmark = pytest.mark.anyio
 PUBLIC: Final = {("GET", "/.well-known/jwks.json"), ("GET", "/openapi.json"), ("HEAD", "/openapi.json")}
 """What may be read without a key. A route that is neither here nor protected fails."""
 FOR_REPLICAS: Final = {("GET", "/v1/log"), ("GET", "/v1/log/snapshot")}
+FOR_CLIENTS: Final = {("POST", "/oauth2/token")}
+"""What takes an application's key by HTTP Basic: see test_oauth_input."""
+
+
+def _app() -> FastAPI:
+    """The application. It is never called, so it needs nothing behind it."""
+    nothing: Any = None
+    return create_app(Authority(nothing, nothing, nothing, nothing), nothing, nothing)
+
+
+def _filled(path: str) -> str:
+    return re.sub(r"\{\w+\}", "ses_" + "0" * 32, path)
 
 
 def _all_routes() -> list[tuple[str, str]]:
-    """Every method and path of the application; it is never called, so it needs nothing behind it."""
-    app = create_app(cast(Authority, None), cast(Access, None), cast(LogReader, None))
+    """Every method and path of the application."""
     found: list[tuple[str, str]] = []
-    for context in iter_route_contexts(app.routes):
+    for context in iter_route_contexts(_app().routes):
         assert context.path, "a route of another kind: teach this test to ask it"
         assert context.methods, "a route of another kind: teach this test to ask it"
-        found.extend((method, context.path.replace("{id}", "ses_" + "0" * 32)) for method in context.methods)
+        found.extend((method, _filled(context.path)) for method in context.methods)
     return sorted(found)
 
 
 ROUTES: Final = _all_routes()
-PROTECTED: Final = [route for route in ROUTES if route not in PUBLIC]
+PROTECTED: Final = [route for route in ROUTES if route not in PUBLIC | FOR_CLIENTS]
 FOR_ADMINISTRATORS: Final = [route for route in PROTECTED if route not in FOR_REPLICAS]
 
 Headers = list[tuple[str, str]]
@@ -73,15 +83,12 @@ async def _ask(http: httpx2.AsyncClient, route: tuple[str, str], headers: Header
 
 
 def test_every_route_that_is_documented_is_asked_here() -> None:
-    app = create_app(cast(Authority, None), cast(Access, None), cast(LogReader, None))
     documented = {
-        (method.upper(), path.replace("{id}", "ses_" + "0" * 32))
-        for path, methods in app.openapi()["paths"].items()
-        for method in methods
+        (method.upper(), _filled(path)) for path, methods in _app().openapi()["paths"].items() for method in methods
     }
     assert documented <= set(ROUTES)
-    assert set(ROUTES) >= PUBLIC | FOR_REPLICAS
-    assert len(FOR_ADMINISTRATORS) >= 6
+    assert set(ROUTES) >= PUBLIC | FOR_REPLICAS | FOR_CLIENTS
+    assert len(FOR_ADMINISTRATORS) >= 17
 
 
 @pytest.mark.parametrize("route", PROTECTED, ids=" ".join)
@@ -97,16 +104,31 @@ async def test_no_way_to_ask_without_a_valid_key_opens_a_route(
     response = await http.request(method, path, params={"access_token": shared.admin_key, "api_key": shared.admin_key})
     assert response.status_code == 401, "nor a key in the URL"
     async with file_of(shared.data.database) as file:
-        for table in ("applications", "sessions", "entries"):
+        for table in ("anchors", "entries"):
             assert file.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)], "nothing was done"  # noqa: S608 - the names stand above
 
 
+@pytest.fixture(scope="module")
+async def application_key(shared: Running) -> str:
+    application = await shared.authority.service.opening.create_application("notes")
+    return await shared.authority.access.create_for(application.id, "for a test")
+
+
 @pytest.mark.parametrize("route", FOR_ADMINISTRATORS, ids=" ".join)
-async def test_a_replica_may_not_use_the_admin_api(
-    shared: Running, http: httpx2.AsyncClient, route: tuple[str, str]
+async def test_a_replica_and_an_application_may_not_use_the_admin_api(
+    shared: Running, http: httpx2.AsyncClient, application_key: str, route: tuple[str, str]
 ) -> None:
-    response = await _ask(http, route, [("authorization", f"Bearer {shared.replica_key}")])
-    assert refused(response, 403, "forbidden") == "this needs the role administrator"
+    for key in (shared.replica_key, application_key):
+        response = await _ask(http, route, [("authorization", f"Bearer {key}")])
+        assert refused(response, 403, "forbidden") == "this needs the role administrator"
+
+
+@pytest.mark.parametrize("route", sorted(FOR_REPLICAS), ids=" ".join)
+async def test_an_application_may_not_read_the_log(
+    http: httpx2.AsyncClient, application_key: str, route: tuple[str, str]
+) -> None:
+    response = await _ask(http, route, [("authorization", f"Bearer {application_key}")])
+    assert refused(response, 403, "forbidden") == "this needs the role replica"
 
 
 @pytest.mark.parametrize("route", PROTECTED, ids=" ".join)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from countermand.authority.model import SubjectType
 from tests.integration.problems import refused, refused_as_input
 from tests.integration.rooms import file_of
 from tests.running import Running
@@ -19,13 +20,44 @@ pytestmark = pytest.mark.anyio
 
 CANARY: Final = "c4n4ry0f7h3c411er"
 JSON: Final = {"content-type": "application/json"}
-PATHS: Final = ["/v1/applications", "/v1/sessions", "/v1/sessions/ses_" + "0" * 32 + "/mandates", "/v1/revocations"]
+ZEROS: Final = "0" * 32
+PATHS: Final = [
+    "/v1/applications",
+    "/v1/sessions",
+    f"/v1/sessions/ses_{ZEROS}/mandates",
+    "/v1/revocations",
+    "/v1/agents",
+    "/v1/grants",
+    "/v1/delegations",
+    "/v1/cutoffs",
+    f"/v1/applications/app_{ZEROS}/keys",
+]
 VALID: Final[dict[str, dict[str, Any]]] = {
     PATHS[0]: {"name": "notes"},
     PATHS[1]: {"application_id": "app_1", "subject": "alice", "subject_type": "user", "lifetime_s": 60},
     PATHS[2]: {"audience": ["https://api.example"], "scope": ["read"]},
-    PATHS[3]: {"kind": "session", "id": "ses_" + "0" * 32, "reason": "because"},
+    PATHS[3]: {"kind": "session", "id": f"ses_{ZEROS}", "reason": "because", "bare": False, "dry_run": False},
+    PATHS[4]: {"application_id": "app_1", "name": "worker", "session_id": f"ses_{ZEROS}", "lifetime_s": 60},
+    PATHS[5]: {
+        "application_id": "app_1",
+        "subject": "alice",
+        "scope": ["read"],
+        "audience": ["https://api.example"],
+        "lifetime_s": 60,
+    },
+    PATHS[6]: {
+        "source_id": f"agt_{ZEROS}",
+        "target_id": f"agt_{'1' * 32}",
+        "scope": ["read"],
+        "audience": ["https://api.example"],
+        "lifetime_s": 60,
+        "depth": 0,
+    },
+    PATHS[7]: {"target": "subject:nobody", "issuer": "https://other.example", "reason": "because", "dry_run": False},
+    PATHS[8]: {"name": "for a test"},
 }
+TYPES: Final[dict[str, type]] = {"lifetime_s": int, "depth": int, "bare": bool, "dry_run": bool}
+"""Of the fields that are no text."""
 MAX_BODY_BYTES: Final = 65_536
 
 
@@ -37,9 +69,22 @@ async def admin(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[http
 
 
 @pytest.fixture
-async def session(shared: Running) -> str:
-    application = await shared.client.create_application("notes")
-    return str((await shared.client.open_session(application["id"], "alice"))["id"])
+async def right(shared: Running) -> dict[str, str]:
+    """What stands: ids by the fields that name them, and by the prefix of an id in a path."""
+    opening = shared.authority.service.opening
+    application = await opening.create_application("notes")
+    session = await opening.open_session(application.id, "alice", SubjectType.USER, 60)
+    await opening.create_grant(application.id, "alice", ["read"], ["https://api.example"], 60)
+    source, target = [await opening.start_agent(application.id, "worker", 60, session_id=session.id) for _ in range(2)]
+    return {
+        "application_id": application.id,
+        "session_id": session.id,
+        "source_id": source.id,
+        "target_id": target.id,
+        "id": session.id,
+        "app_": application.id,
+        "ses_": session.id,
+    }
 
 
 def _changed(path: str) -> st.SearchStrategy[Any]:
@@ -59,9 +104,9 @@ def _request(path: str) -> st.SearchStrategy[tuple[str, Any]]:
 async def test_any_json_is_taken_or_refused_as_input(admin: httpx2.AsyncClient, request: tuple[str, Any]) -> None:
     path, body = request
     response = await admin.post(path, content=json.dumps(body), headers=JSON)
-    if response.status_code == 201:
+    if response.status_code in {200, 201}:
         assert set(body) <= set(VALID[path]), "only what is known is taken"
-        assert all(isinstance(value, str) for name, value in body.items() if name != "lifetime_s")
+        assert all(type(value) is TYPES.get(name, str) for name, value in body.items())
     else:
         refused_as_input(response)
 
@@ -145,6 +190,32 @@ async def test_a_body_that_does_not_say_that_it_is_json_is_refused(
     refused_as_input(await admin.post(path, content=json.dumps(VALID[path]), headers=headers))
 
 
+NO_INSTANTS: Final[list[Any]] = [
+    "",
+    0,
+    1_700_000_000,
+    "1700000000",
+    "2026-01-01",
+    "2026-01-01T00:00:00",
+    "2026-01-01 00:00:00Z",
+    "2026-01-01T00:00Z",
+    "2026-01-01T00:00:00,5Z",
+    "2026-W01-1T00:00:00Z",
+    "20260101T000000Z",
+    "2026-02-30T00:00:00Z",
+    "2026-01-01T24:00:01Z",
+    "2026-01-01T00:00:60Z",
+    "2026-01-01T00:00:00+24:00",
+    "2026-01-01T00:00:00+0100",
+    "2026-01-01T00:00:00 01:00",
+    "٢٠٢٦-01-01T00:00:00Z",
+    "0000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "1969-12-31T23:59:59Z",
+    "1970-01-01T00:00:00Z",
+    "9999-12-31T23:59:59-14:00",
+]
+
 FIELDS: Final[list[tuple[str, str, Any]]] = [
     (PATHS[0], "name", None),
     (PATHS[0], "name", 7),
@@ -194,39 +265,84 @@ FIELDS: Final[list[tuple[str, str, Any]]] = [
     (PATHS[3], "reason", "\x00"),
     (PATHS[3], "reason", "\ud800"),
     (PATHS[3], "reason", "x" * 513),
+    (PATHS[3], "id", f"agt_{ZEROS}"),
+    (PATHS[3], "bare", "no"),
+    (PATHS[3], "bare", None),
+    (PATHS[3], "issuer", "a\n"),
+    (PATHS[3], "issuer", None),
+    (PATHS[3], "dry_run", 0),
+    (PATHS[4], "application_id", f"ses_{ZEROS}"),
+    (PATHS[4], "name", ""),
+    (PATHS[4], "name", "a\x00b"),
+    (PATHS[4], "session_id", None),
+    (PATHS[4], "session_id", "\ud800"),
+    (PATHS[4], "session_id", f"ses_{ZEROS}"),
+    (PATHS[4], "parent_id", f"agt_{ZEROS}"),
+    (PATHS[4], "delegation_id", f"edg_{ZEROS}"),
+    (PATHS[4], "lifetime_s", 0),
+    (PATHS[4], "lifetime_s", 366 * 86_400 + 1),
+    (PATHS[5], "application_id", f"app_{ZEROS}"),
+    (PATHS[5], "subject", None),
+    (PATHS[5], "subject", "x" * 257),
+    (PATHS[5], "scope", None),
+    (PATHS[5], "scope", ["two words"]),
+    (PATHS[5], "audience", []),
+    (PATHS[5], "audience", [f"a{n}" for n in range(17)]),
+    (PATHS[5], "lifetime_s", "60"),
+    (PATHS[6], "source_id", f"agt_{ZEROS}"),
+    (PATHS[6], "source_id", None),
+    (PATHS[6], "target_id", f"edg_{ZEROS}"),
+    (PATHS[6], "parent_id", f"edg_{ZEROS}"),
+    (PATHS[6], "parent_id", 1),
+    (PATHS[6], "scope", "read"),
+    (PATHS[6], "audience", None),
+    (PATHS[6], "depth", -1),
+    (PATHS[6], "depth", 33),
+    (PATHS[6], "depth", "1"),
+    (PATHS[6], "depth", True),
+    (PATHS[7], "target", ""),
+    (PATHS[7], "target", "everyone"),
+    (PATHS[7], "target", "session:1"),
+    (PATHS[7], "target", "subject:"),
+    (PATHS[7], "target", "subject:a\n"),
+    (PATHS[7], "target", "all"),
+    (PATHS[7], "issuer", "a\x00"),
+    (PATHS[7], "reason", "\ud800"),
+    (PATHS[7], "dry_run", "yes"),
+    *((PATHS[7], "issued_before", value) for value in NO_INSTANTS),
+    (PATHS[8], "name", ""),
+    (PATHS[8], "name", None),
+    (PATHS[8], "name", "\u2028"),
     *((path, "unknown", 1) for path in PATHS),
 ]
 
 
 @pytest.mark.parametrize(("path", "field", "value"), FIELDS)
 async def test_a_field_that_is_not_what_it_should_be_is_refused_and_nothing_is_done(
-    shared: Running, admin: httpx2.AsyncClient, session: str, path: str, field: str, value: Any
+    shared: Running, admin: httpx2.AsyncClient, right: dict[str, str], path: str, field: str, value: Any
 ) -> None:
     """Everything else in the request is right, so that it is this that is refused."""
-    application_id = (await shared.client.create_application("notes"))["id"]
-    right = {"application_id": application_id} if path == PATHS[1] else {"id": session} if path == PATHS[3] else {}
-    path = path.replace("ses_" + "0" * 32, session)
+    valid = {name: right.get(name, good) for name, good in VALID[path].items()}
+    for prefix in ("app_", "ses_"):
+        path = path.replace(prefix + ZEROS, right[prefix])
     before = await _counts(shared)
-    response = await admin.post(path, content=json.dumps({**_valid(path), **right, field: value}), headers=JSON)
-    expected = 404 if field == "application_id" else 422
-    refused(response, expected)
+    response = await admin.post(path, content=json.dumps({**valid, field: value}), headers=JSON)
+    refused(response, _status(field, value))
     assert await _counts(shared) == before
-    if expected == 422:
-        changed = {name: good for name, good in {**_valid(path), **right}.items() if name != field}
-        good = _valid(path).get(field)
-        whole = changed if good is None else {**changed, field: right.get(field, good)}
-        assert (await admin.post(path, json=whole)).status_code == 201, "with this field put right it is taken"
+    assert (await admin.post(path, json=valid)).status_code == 201, "with this field put right it is taken"
 
 
-def _valid(path: str) -> dict[str, Any]:
-    return VALID[PATHS[2] if path.endswith("/mandates") else path]
+def _status(field: str, value: Any) -> int:
+    """An id that names nothing is not found, unless it is named where none may be."""
+    names_nothing = field.endswith("id") and isinstance(value, str)
+    return 404 if names_nothing and (field, value[:4]) != ("parent_id", "agt_") and field != "delegation_id" else 422
 
 
 async def _counts(running: Running) -> list[int]:
     async with file_of(running.data.database) as file:
         return [
             file.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - the names stand below
-            for table in ("applications", "sessions", "entries")
+            for table in ("anchors", "api_keys", "entries")
         ]
 
 

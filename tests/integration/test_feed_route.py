@@ -18,7 +18,7 @@ from countermand.log.ports import Batch
 from countermand.log.snapshot import SnapshotReader
 from countermand.log.state import LogState
 from countermand.server.app import create_app
-from countermand.transport.http import HttpLog
+from countermand.transport.http import HttpLog, open_client
 from countermand.wiring import system_clock
 from countermand.wiring.serve import bound, serving
 from tests.integration.problems import refused
@@ -43,7 +43,7 @@ async def _revoke(running: Running, count: int) -> list[str]:
 async def _stream(running: Running, path: str, key: str | None = None) -> AsyncIterator[httpx2.Response]:
     headers = {"authorization": f"Bearer {key or running.replica_key}"}
     async with (
-        httpx2.AsyncClient(base_url=running.url, headers=headers, timeout=10, trust_env=False) as client,
+        open_client(10, url=running.url, headers=headers) as client,
         client.stream("GET", path) as response,
     ):
         yield response
@@ -179,7 +179,7 @@ async def test_our_own_client_reads_both_with_either_role_and_neither_with_anoth
 
 
 async def test_a_feed_without_a_key_is_refused_before_it_begins(running: Running) -> None:
-    async with httpx2.AsyncClient(base_url=running.url, trust_env=False) as client:
+    async with open_client(10, url=running.url) as client:
         for path in ("/v1/log", "/v1/log/snapshot"):
             refused(await client.get(path), 401, "unauthenticated")
 
@@ -225,10 +225,10 @@ async def test_an_error_in_the_midst_of_an_answer_is_one_line_in_the_log_and_end
     rooms: Rooms, caplog: pytest.LogCaptureFixture, path: str, code: str
 ) -> None:
     keys: list[str] = []
-    await rooms.access.ensure(Role.REPLICA, "replica", 0, keys.append)
+    await rooms.access.ensure(Role.REPLICA, "replica", keys.append)
     app = create_app(rooms.service, rooms.access, _FailingLog())
     with bound("127.0.0.1", 0) as (listener, url):
-        async with serving(app, listener), httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+        async with serving(app, listener), open_client(10, url=url) as client:
             response = await client.get(path, headers={"authorization": f"Bearer {keys[0]}"})
     assert (response.status_code, response.content[:6]) == (200, b"event:" if code == "data" else b"header")
     [record] = [record for record in caplog.records if record.levelno > logging.INFO]

@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from countermand.transport.http import HttpLog
+from countermand.transport.http import HttpLog, open_client
 from tests.running import ServerProcess, authority_running
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +17,7 @@ CLIENT_LOGGERS = ("httpx2", "httpcore2")
 async def _use(url: str, admin_key: str, replica_key: str) -> str:
     """Do everything once, rightly and wrongly; return the mandate that was minted."""
     headers = {"authorization": f"Bearer {admin_key}"}
-    async with httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False) as admin:
+    async with open_client(10, url=url, headers=headers) as admin:
         application = (await admin.post("/v1/applications", json={"name": "notes"})).json()["id"]
         session = (await admin.post("/v1/sessions", json={"application_id": application, "subject": "a"})).json()["id"]
         mandate = (await admin.post(f"/v1/sessions/{session}/mandates", json={"audience": ["a"]})).json()

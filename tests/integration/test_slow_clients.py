@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from countermand.server import limit
+from countermand.transport.http import open_client
 from countermand.wiring import serve
 from tests.integration.problems import refused
 from tests.running import DEADLINE_S, Running
@@ -110,7 +111,7 @@ async def test_between_two_requests_a_client_may_wait_longer(shared: Running) ->
 async def test_a_feed_lasts_longer_than_every_limit(shared: Running) -> None:
     headers = {"authorization": f"Bearer {shared.replica_key}"}
     async with (
-        httpx2.AsyncClient(base_url=shared.url, headers=headers, trust_env=False) as client,
+        open_client(10, url=shared.url, headers=headers) as client,
         client.stream("GET", "/v1/log") as response,
         asyncio.timeout(DEADLINE_S),
     ):

@@ -14,6 +14,7 @@ from countermand.server.api import admin_router
 from countermand.server.caller import Authentication
 from countermand.server.feed import feed_router
 from countermand.server.limit import BodyLimit
+from countermand.server.oauth import oauth_router
 
 MAX_BODY_BYTES: Final = 65_536
 KEYS_MAX_AGE_S: Final = 60
@@ -25,13 +26,14 @@ def create_app(authority: Authority, access: Access, log: LogReader) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Authentication, access=access)  # what is added last comes first
     problem.install(app)
-    app.include_router(admin_router(authority))
+    app.include_router(admin_router(authority, access))
+    app.include_router(oauth_router(authority.minting, access))
     app.include_router(feed_router(log))
 
     @app.get("/.well-known/jwks.json")
     async def keys(_request: Request) -> Response:
         """The keys that verify mandates (RFC 7517)."""
         headers = {"cache-control": f"public, max-age={KEYS_MAX_AGE_S}"}
-        return Response(authority.key_set.to_json(), media_type="application/jwk-set+json", headers=headers)
+        return Response(authority.minting.key_set.to_json(), media_type="application/jwk-set+json", headers=headers)
 
     return app

@@ -1,12 +1,41 @@
-"""What the admin API takes and gives, as JSON. Times are RFC 3339, UTC."""
+"""What the admin API takes and gives, as JSON. Times are RFC 3339: UTC in answers, with any offset in requests."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from countermand.authority.model import Application, IssuedMandate, Revocation, Session, SubjectType
-from countermand.authority.service import MAX_SESSION_S
+from countermand.authority.checks import LONGEST_S, MAX_DEPTH
+from countermand.authority.model import IssuedMandate, SubjectType
+from countermand.errors import InvalidValueError
+from countermand.log.anchor import Kind
+
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _instant_of(ms: int | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _by_text(counts: Mapping[Kind, int]) -> dict[str, int]:
+    return {kind.text: count for kind, count in counts.items()}
+
+
+Life = Annotated[int, Field(ge=1, le=LONGEST_S)]
+Audience = Annotated[list[str], Field(min_length=1)]
+
+_Time = BeforeValidator(_instant_of)
+_CreatedAt = Annotated[datetime, _Time, Field(validation_alias="created_at_ms")]
+_ExpiresAt = Annotated[datetime, _Time, Field(validation_alias="expires_at_ms")]
+_ClosedAt = Annotated[datetime | None, _Time, Field(validation_alias="closed_at_ms")]
+_RevokedAt = Annotated[datetime | None, _Time, Field(validation_alias="revoked_at_ms")]
+_Scope = Annotated[list[str], Field(validation_alias="scopes")]
+_KindText = Annotated[str, BeforeValidator(lambda kind: kind.text)]
 
 
 class _Body(BaseModel):
@@ -19,57 +48,121 @@ class NewApplication(_Body):
     name: str
 
 
+class NewKey(_Body):
+    name: str = "made over the admin API"
+
+
 class NewSession(_Body):
     application_id: str
-    subject: str
+    subject: str | None = None
     subject_type: Annotated[SubjectType, Field(strict=False)] = SubjectType.USER
-    lifetime_s: Annotated[int, Field(ge=1, le=MAX_SESSION_S)] = 43_200
+    lifetime_s: Life = 43_200
+    parent_id: str | None = None
 
 
 class NewMandate(_Body):
-    audience: Annotated[list[str], Field(min_length=1)]
+    audience: Audience
     scope: list[str] = []
 
 
-class NewRevocation(_Body):
-    kind: Literal["session"]
-    id: str
-    reason: str = ""
-
-
-class ApplicationOut(BaseModel):
-    id: str
+class NewAgent(_Body):
+    application_id: str
     name: str
-    created_at: datetime
+    session_id: str | None = None
+    parent_id: str | None = None
+    delegation_id: str | None = None
+    lifetime_s: Life = 3_600
+
+
+class NewGrant(_Body):
+    application_id: str
+    subject: str
+    scope: list[str]
+    audience: Audience
+    lifetime_s: Life = 31_536_000
+
+
+class NewDelegation(_Body):
+    source_id: str
+    target_id: str
+    scope: list[str]
+    audience: Audience
+    lifetime_s: Life = 3_600
+    depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = 0
+    parent_id: str | None = None
+
+
+class NewRevocation(_Body):
+    """`issuer` is for what another issuer named; `bare` for what documented tokens name by one namespace for all."""
+
+    kind: Literal["session", "agent", "delegation", "grant", "application", "token", "subject", "key"]
+    id: str
+    issuer: str = ""
+    bare: bool = False
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewCutoff(_Body):
+    target: str
+    issuer: str = ""
+    issued_before: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    reason: str = ""
+    dry_run: bool = False
+
+    @property
+    def before_ms(self) -> int | None:
+        """`issued_before` in milliseconds since 1970; a part of one counts as a whole one, so as to end no less.
+
+        Raises: InvalidValueError, where it is no instant; a time without an offset is none.
+        """
+        if self.issued_before is None:
+            return None
+        is_instant = _RFC_3339.fullmatch(self.issued_before) is not None  # what reads it reads more than that
+        try:
+            before = datetime.fromisoformat(self.issued_before.upper() if is_instant else "")
+        except ValueError:
+            raise InvalidValueError("issued_before is an instant such as 2030-01-31T23:59:59Z") from None
+        return -((_EPOCH - before) // timedelta(milliseconds=1))
+
+
+class _Answer(BaseModel):
+    """What a caller gets, read from the attributes of a value of the authority's model."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     @classmethod
-    def of(cls, application: Application) -> "ApplicationOut":
-        return cls(id=application.id, name=application.name, created_at=_instant(application.created_at_ms))
+    def of(cls, value: object) -> Self:
+        return cls.model_validate(value)
 
 
-class SessionOut(BaseModel):
+class ApplicationOut(_Answer):
+    id: str
+    name: str
+    created_at: _CreatedAt
+    revoked_at: _RevokedAt
+
+
+class KeyOut(_Answer):
+    """The names of RFC 6749 §2.3.1. The secret is seen this once."""
+
+    client_id: str
+    client_secret: str
+
+
+class SessionOut(_Answer):
     id: str
     subject: str
     subject_type: SubjectType
     application_id: str
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None
-
-    @classmethod
-    def of(cls, session: Session) -> "SessionOut":
-        return cls(
-            id=session.id,
-            subject=session.subject,
-            subject_type=session.subject_type,
-            application_id=session.application_id,
-            created_at=_instant(session.created_at_ms),
-            expires_at=_instant(session.expires_at_ms),
-            revoked_at=None if session.revoked_at_ms is None else _instant(session.revoked_at_ms),
-        )
+    parent_id: str | None
+    created_at: _CreatedAt
+    expires_at: _ExpiresAt
+    revoked_at: _RevokedAt
+    stands: bool
 
 
-class SessionsOut(BaseModel):
+class SessionsOut(_Answer):
     """`next` is for the query's `after`; None on the last page."""
 
     sessions: list[SessionOut]
@@ -82,35 +175,107 @@ class MandateOut(BaseModel):
     access_token: str
     token_type: Literal["Bearer"] = "Bearer"
     expires_in: int
+    scope: str
 
     @classmethod
-    def of(cls, mandate: IssuedMandate) -> "MandateOut":
-        return cls(access_token=mandate.token, expires_in=mandate.expires_in_s)
+    def of(cls, mandate: IssuedMandate) -> Self:
+        return cls(access_token=mandate.token, expires_in=mandate.expires_in_s, scope=" ".join(mandate.scopes))
 
 
-class RevocationOut(BaseModel):
+class ExchangeOut(MandateOut):
+    """The names of RFC 8693 §2.2.1."""
+
+    issued_token_type: str = ACCESS_TOKEN
+
+
+class OAuthErrorOut(BaseModel):
+    """The names of RFC 6749 §5.2."""
+
+    error: str
+    error_description: str
+
+
+class AgentOut(_Answer):
+    id: str
+    name: str
+    application_id: str
+    session_id: str
+    parent_id: str | None
+    delegation_id: str | None
+    is_delegated: bool
+    created_at: _CreatedAt
+    expires_at: _ExpiresAt
+    revoked_at: _RevokedAt
+
+
+class GrantOut(_Answer):
+    id: str
+    subject: str
+    application_id: str
+    scope: _Scope
+    audience: list[str]
+    created_at: _CreatedAt
+    expires_at: _ExpiresAt
+    closed_at: _ClosedAt
+    revoked_at: _RevokedAt
+
+
+class DelegationOut(_Answer):
+    id: str
+    source_id: str
+    target_id: str
+    parent_id: str | None
+    grant_id: str
+    scope: _Scope
+    audience: list[str]
+    depth: int
+    created_at: _CreatedAt
+    expires_at: _ExpiresAt
+    revoked_at: _RevokedAt
+
+
+class NodeOut(_Answer):
+    id: str
+    kind: _KindText
+    name: str
+    parent_id: str | None
+    target_id: str | None
+    expires_at: Annotated[datetime | None, _Time, Field(validation_alias="expires_at_ms")]
+    revoked_at: _RevokedAt
+    stands: bool
+
+
+class TreeOut(_Answer):
+    """Every node after those that it rests on. `is_whole` False: there are more."""
+
+    nodes: list[NodeOut]
+    is_whole: bool
+
+
+class ReachOut(_Answer):
+    """How many of each kind that stood until then. `is_whole` False: there are more."""
+
+    counts: Annotated[dict[str, int], BeforeValidator(_by_text)]
+    is_whole: bool
+
+
+class PreviewOut(_Answer):
+    """What a revocation would reach; `seq` is where the ledger ended when it was looked up."""
+
+    dry_run: Literal[True] = True
+    seq: int
+    reach: ReachOut
+
+
+class RevocationOut(_Answer):
     """`seq` is the entry of the ledger: whoever has applied it enforces this."""
 
     seq: int
     generation: int
-    kind: str
+    kind: _KindText
     id: str
+    issuer: str
     reason: str
-    revoked_at: datetime
+    revoked_at: Annotated[datetime, _Time, Field(validation_alias="at_ms")]
     is_new: bool
-
-    @classmethod
-    def of(cls, revocation: Revocation) -> "RevocationOut":
-        return cls(
-            seq=revocation.seq,
-            generation=revocation.generation,
-            kind=revocation.kind.text,
-            id=revocation.id,
-            reason=revocation.reason,
-            revoked_at=_instant(revocation.at_ms),
-            is_new=revocation.is_new,
-        )
-
-
-def _instant(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    reach: ReachOut
