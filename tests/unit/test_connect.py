@@ -9,11 +9,16 @@ import pytest
 from countermand.cli.client import AuthorityClient
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError
+from countermand.log.anchor import Kind
+from countermand.log.entry import Entry
 from countermand.settings import ClientSettings
+from countermand.tokens.cache import VerifiedToken
 from countermand.transport.http import HttpLog, check_api_key, check_url
 from countermand.wiring import Following, connect, keys_of
 from tests.clocks import held
 from tests.signer import Signer
+from tests.unit.guarded import TOKEN_TEXT
+from tests.unit.mandates import ES256, KEYS, read
 
 API_KEY = "cmk_0123456789abcdef_" + "5e" * 32
 PIN = str(Signer().pin)
@@ -177,6 +182,18 @@ async def test_the_command_line_refuses_the_same(settings: ClientSettings) -> No
             pass
 
 
+def test_the_guard_hears_of_what_its_follower_applies() -> None:
+    guard = connected()
+    mandate = read(TOKEN_TEXT)
+    guard._tokens.add(TOKEN_TEXT, VerifiedToken(mandate, mandate.anchors, KEYS))
+    background = guard._background
+    assert isinstance(background, Following)
+
+    background._follower._on_applied([Entry(1, 1, Kind.KEY, ES256.kid, 1)])
+
+    assert guard._tokens.get(TOKEN_TEXT) is None
+
+
 class Work:
     """What a follower does, as far as `Following` knows: it counts, and ends when told to."""
 
@@ -200,14 +217,16 @@ class Work:
 async def test_however_often_it_is_started_it_follows_once() -> None:
     work = Work()
     following = Following(work)  # type: ignore[arg-type]  # all that it uses
+    assert not following.running
     for _ in range(3):
         await following.start()
+        assert following.running
     await asyncio.sleep(1)
     assert (work.runs, work.running) == (1, 1)
 
     for _ in range(2):
         await following.aclose()
-        assert work.running == 0
+        assert (work.running, following.running) == (0, False)
 
     await following.start()
     await asyncio.sleep(1)
@@ -223,7 +242,7 @@ async def test_a_follower_that_failed_says_why_and_is_started_again(caplog: pyte
     await asyncio.sleep(1)
     work.fails.set()
     await asyncio.sleep(1)
-    assert work.running == 0
+    assert (work.running, following.running) == (0, False)
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "the follower failed")
     assert "a defect" in caplog.text
@@ -273,4 +292,5 @@ def test_an_event_loop_that_has_stopped_keeps_no_other_from_following() -> None:
     following = Following(work)  # type: ignore[arg-type]  # all that it uses
     with asyncio.Runner() as stopped:
         assert stopped.run(once()) == 1
+        assert not following.running
         assert asyncio.run(once()) == 2

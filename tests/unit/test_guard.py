@@ -320,8 +320,21 @@ async def test_a_guard_runs_its_background_while_it_is_entered() -> None:
 async def test_the_first_decision_starts_a_background_that_nobody_started() -> None:
     background = Following()
 
-    assert isinstance(await guard(background=background).decide(TOKEN_TEXT), Allow)
+    warmed = guard(background=background)
+    assert isinstance(await warmed.decide(TOKEN_TEXT), Allow)
     assert background.running
+    assert isinstance(await warmed.decide(TOKEN_TEXT), Allow)
+    assert background.asked == 1
+
+
+async def test_a_background_that_has_stopped_is_started_by_the_next_decision() -> None:
+    background = Following()
+    warmed = guard(background=background)
+    for _ in range(2):
+        assert isinstance(await warmed.decide(TOKEN_TEXT), Allow)
+        background.running = False
+
+    assert background.starts == 2
 
 
 async def test_a_background_that_does_not_start_lets_nothing_pass_that_is_not_known_to_be_revoked() -> None:

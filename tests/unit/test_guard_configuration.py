@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 
-from countermand.enforce.decision import Requirements
+from countermand.enforce.decision import NOTHING_REQUIRED, Requirements
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError
 from countermand.stores.memory import InMemoryRevocationStore
 from countermand.tokens.jwks import StaticKeys
 from tests.unit.guarded import guard
 from tests.unit.mandates import AUDIENCE, ISSUER, KEYS, NOW_S
+
+
+def test_requirements_that_add_nothing_are_the_ones_that_were_there() -> None:
+    strict = Requirements.of(required_scopes=["read"])
+    assert NOTHING_REQUIRED & Requirements.of() is NOTHING_REQUIRED
+    assert strict & Requirements.of() is strict
+    assert Requirements.of() & strict is strict
 
 
 def test_a_guard_without_revocations_is_a_type_error() -> None:

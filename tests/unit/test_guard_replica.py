@@ -4,11 +4,7 @@ import pytest
 
 from countermand.enforce.decision import Allow, Code, Requirements
 from countermand.log.anchor import Kind
-from countermand.log.freshness import Instant
-from countermand.log.state import LogState
-from countermand.replica.replica import Replica
-from tests.signer import Signer
-from tests.unit.guarded import FOREIGN_TEXT, TOKEN_TEXT, denied, guard
+from tests.unit.guarded import FOREIGN_TEXT, TOKEN_TEXT, Log, denied, guard
 from tests.unit.mandates import APPLICATION, ES256, GRANT, NOW_S, claims_json, sign
 
 pytestmark = pytest.mark.anyio
@@ -17,24 +13,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Log:
-    """A replica of a real log, and the clock that it reads."""
-
-    def __init__(self) -> None:
-        self.signer = Signer()
-        self.now_ms = NOW_S * 1000
-        self.replica = Replica(LogState(self.signer.pin), self.clock, local=True)
-
-    def clock(self) -> Instant:
-        return Instant(self.now_ms, self.now_ms)
-
-    def publish(self) -> None:
-        for candidate in self.signer.candidates:
-            self.replica.state.add(candidate)
-        self.replica.state.accept(self.signer.checkpoint(self.now_ms), self.clock())
-        self.replica.state.advance()
 
 
 @pytest.fixture
@@ -50,7 +28,7 @@ async def test_a_replica_that_has_heard_nothing_lets_nothing_pass(log: Log) -> N
 async def test_a_replica_that_is_stale_lets_nothing_pass_by_the_stricter_bound(log: Log, bound_s: float | None) -> None:
     log.publish()
     fresh = guard(log.replica)
-    log.now_ms += 15_000
+    log.passed_ms += 15_000
 
     decision = await fresh.decide(TOKEN_TEXT, Requirements(max_staleness_s=bound_s))
 
@@ -60,7 +38,7 @@ async def test_a_replica_that_is_stale_lets_nothing_pass_by_the_stricter_bound(l
 async def test_a_revocation_in_a_log_ends_the_token_and_goes_on_doing_so_when_stale(log: Log) -> None:
     log.signer.append(Kind.GRANT, GRANT)
     log.publish()
-    log.now_ms += 60_000
+    log.passed_ms += 60_000
 
     deny = denied(await guard(log.replica).decide(TOKEN_TEXT))
 

@@ -4,6 +4,8 @@ decision      Allow or Deny, the codes of a denial, and what a request must meet
 revocations   how a replica and a documented store are asked
 guard         the decision: every check, in its order
 bearer        the bearer token of a header, and a denial as an answer (RFC 6750)
+inflight      calls that were let in, and whether they may go on
+gate          between a server and an app: what passes, and how a call is cut
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
 authenticate  the documented face
 """

@@ -2,26 +2,25 @@
 
 HTTP is answered with the status of the denial; a web socket is closed before it is accepted. The token comes in one
 Authorization header and from nowhere else. A scope of another type is refused: who cannot be asked is not let in.
-Source: docs/protocol.md, "Answers"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013).
+What was let in is cut when its token ends. An HTTP answer that has begun then ends without its last chunk, and the
+server closes the connection. So nothing should stand before the guard that would finish the answer, as some do.
+Source: docs/protocol.md, "Answers" and "In flight"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013).
 """
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from countermand.enforce.bearer import extract_bearer, refusal
-from countermand.enforce.decision import Allow, Code, Decision, Deny, Requirements
+from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.gate import ASGIApp, Gate, Message, Receive, Scope, Send
+from countermand.enforce.inflight import Call
 from countermand.errors import ConfigurationError
 from countermand.tokens.mandate import Mandate
 
 if TYPE_CHECKING:  # a guard makes this middleware
     from countermand.enforce.guard import Guard
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+__all__ = ["MANDATE_KEY", "ASGIApp", "GuardMiddleware", "Message", "Receive", "Scope", "Send"]
 
 MANDATE_KEY: Final = "countermand.mandate"
 """Where in the scope the app finds the Mandate of a request; also `mandate` in the scope's state."""
@@ -56,25 +55,32 @@ class GuardMiddleware:
                 raise ConfigurationError("a guard knows the scopes http, websocket and lifespan, and lets no other in")
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        decision = await self._decide(scope)
-        if isinstance(decision, Allow):
-            _hand_over(scope, decision.mandate)
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._refuse(decision, scope, send)
-        else:
-            code = TRY_AGAIN_LATER if decision.may_pass_later else POLICY_VIOLATION
-            await send({"type": "websocket.close", "code": code, "reason": decision.code.value})
+        admitted = await self._admit(scope)
+        if isinstance(admitted, Deny):
+            await self._refuse(admitted, scope, send)
+            return
+        try:
+            _hand_over(scope, admitted.token.mandate)
+            gate = Gate(admitted, scope, receive, send)
+            denial = await gate.run(self.app)
+        finally:
+            admitted.end()
+        if denial is not None and gate.can_refuse:
+            await self._refuse(denial, scope, send)
 
-    async def _decide(self, scope: Scope) -> Decision:
+    async def _admit(self, scope: Scope) -> Call | Deny:
         headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         if len(headers) > 1:
             description = "the request carries more than one Authorization header"
             return Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
         header = headers[0].decode("latin-1") if headers else None
-        return await self._guard.decide(extract_bearer(header), self._requirements)
+        return await self._guard.admit(extract_bearer(header), self._requirements)
 
     async def _refuse(self, deny: Deny, scope: Scope, send: Send) -> None:
+        if scope["type"] == "websocket":
+            code = TRY_AGAIN_LATER if deny.may_pass_later else POLICY_VIOLATION
+            await send({"type": "websocket.close", "code": code, "reason": deny.code.value})
+            return
         answer = refusal(deny, self._guard.resource_metadata)
         headers = [(name.encode(), value.encode()) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})

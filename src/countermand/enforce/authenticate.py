@@ -93,6 +93,8 @@ async def authenticate(
 ) -> AuthResult:
     """Return who acts by `token`, or why it may not act; see Guard.decide for the checks and their order.
 
+    Nothing is kept from call to call, so each costs a signature: a busy service keeps a guard, or the middleware.
+
     Raises:
         ConfigurationError: the arguments beside `token` cannot work.
     """

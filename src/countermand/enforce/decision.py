@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 from countermand.errors import ConfigurationError
+from countermand.log.verdict import Revoked, Unknown
 from countermand.tokens.mandate import Mandate
 
 _Bound = TypeVar("_Bound", int, float)
@@ -94,11 +95,11 @@ _WORDS: Final[Mapping[Code, _Words]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # every decision makes one: `frozen` takes over twice as long
 class Allow:
     """The token may act now, with the authority of `mandate`."""
 
-    mandate: Mandate
+    mandate: Final[Mandate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,13 @@ class Deny:
         """Return the denial in its usual words, or with another `description`."""
         words = _WORDS[code]
         return cls(code, description or words.description, words.hint, tuple(sorted(scopes)), reason)
+
+    @classmethod
+    def by(cls, verdict: Revoked | Unknown) -> Self:
+        """Return the denial that such an answer about revocations leads to."""
+        if isinstance(verdict, Revoked):
+            return cls.of(Code.SESSION_REVOKED, reason=str(verdict.anchor))
+        return cls.of(Code.REVOCATION_UNAVAILABLE, reason=verdict.reason)
 
     @property
     def status(self) -> int:
@@ -184,7 +192,11 @@ class Requirements:
         return cls(**{**options, "required_scopes": frozenset(scopes)})  # type: ignore[arg-type]  # see RequirementOptions
 
     def __and__(self, other: "Requirements") -> "Requirements":
-        """Return what meets both: the strictest of each."""
+        """Return what meets both: the strictest of each. What adds nothing leaves the very object that was there."""
+        if other == NOTHING_REQUIRED:
+            return self
+        if self == NOTHING_REQUIRED:
+            return other
         return Requirements(
             required_scopes=self.required_scopes | other.required_scopes,
             require_session=self.require_session or other.require_session,

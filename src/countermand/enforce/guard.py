@@ -1,12 +1,13 @@
 """The guard: may this token act now?
 
-Every check, in its order, and the first that fails decides. Whatever cannot be known is denied. No token, no part of
-one and no foreign error's text gets into a denial or a log.
+Every check, in its order, and the first that fails decides. Whatever cannot be known is denied. A token that was
+verified is remembered, and never that it was let in. No token, no part of one and no foreign error's text gets into a
+denial or a log.
 Source: docs/protocol.md, "Mandate".
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, Unpack
 
@@ -21,12 +22,15 @@ from countermand.enforce.decision import (
     RequirementOptions,
     Requirements,
 )
+from countermand.enforce.inflight import Call, InFlight
 from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
-from countermand.errors import ConfigurationError, KeysError, MalformedError, MalformedTokenError, TokenError
-from countermand.log.anchor import Anchor, Anchors, Kind
+from countermand.errors import ConfigurationError, KeysError, TokenError
+from countermand.log.anchor import Anchors, Kind
+from countermand.log.entry import Entry
 from countermand.log.verdict import Clear, Revoked, Unknown, Verdict
-from countermand.tokens.jwks import KeySet, KeySource
-from countermand.tokens.mandate import Mandate, parse_mandate, verify
+from countermand.tokens.cache import VerifiedToken, VerifiedTokens
+from countermand.tokens.jwks import KeySource
+from countermand.tokens.mandate import Mandate, UnverifiedMandate, parse_mandate, verify
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,11 @@ class Background(Protocol):
 
     Both methods may be called at any time, from different tasks of one event loop, at once and again.
     """
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs: then `start` need not be called."""
+        ...
 
     async def start(self) -> None:
         """Begin, if it is not running: also after `aclose`. Cheap where it is; it does not wait for a server.
@@ -84,6 +93,8 @@ class Guard:
         self._audience = audience
         self._clock_s = clock_s
         self._background = background
+        self._tokens = VerifiedTokens()
+        self._in_flight = InFlight(self._revocations, clock_s)
         self._requirements = NOTHING_REQUIRED
         self._requirements = self.combine(requirements)
         self.resource_metadata = resource_metadata
@@ -116,51 +127,83 @@ class Guard:
         cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met.
         """
         required = self._requirements if requirements is None else self._requirements & requirements
-        decision = await self._decide(token, required)
-        if isinstance(decision, Deny):
-            _log.info("denied: %s (%s)", decision.code, decision.reason)
-        return decision
+        verified = await self._verify(token, required)
+        if isinstance(verified, Deny):
+            return _logged(verified)
+        revocations, background = self._revocations, self._background
+        if revocations.blocking or (background is not None and not background.running):
+            verdict = await self._ask(verified.anchors, required.max_staleness_s)  # 6 to 8
+        else:  # as nearly always, and then this is a decision without a wait
+            verdict = revocations.check(verified.anchors, required.max_staleness_s)  # 6 to 8
+        denial = _denial(verdict, required, verified.mandate)  # 9
+        return Allow(verified.mandate) if denial is None else _logged(denial)
 
-    async def _decide(self, token: str | bytes | None, required: Requirements) -> Decision:
+    async def admit(self, token: str | bytes | None, required: Requirements) -> Call | Deny:
+        """Decide as `decide` does about a call that takes time, and look after it until `Call.end`.
+
+        `required` is what `combine` gave. The call is registered before it is asked whether it is revoked (6 to 8): no
+        moment lies in between. A denial leaves nothing registered. What became known while a store was thinking may
+        have cut the call already: see `Call.passes`.
+        """
+        verified = await self._verify(token, required)
+        if isinstance(verified, Deny):
+            return _logged(verified)
+        call = self._in_flight.register(verified, required.max_staleness_s)
+        try:
+            verdict = await self._ask(verified.anchors, required.max_staleness_s)
+        except BaseException:
+            call.end()
+            raise
+        denial = _denial(verdict, required, verified.mandate)
+        if denial is None:
+            return call
+        call.end()
+        return _logged(denial)
+
+    def on_applied(self, entries: Sequence[Entry]) -> None:
+        """Take notice of entries that are in force now; none are named where a snapshot brought them.
+
+        What follows the log calls it, from any thread. Calls in flight that are revoked are cut.
+        """
+        for entry in entries:
+            if entry.kind is Kind.KEY:
+                self._tokens.forget_key(entry.id)
+        if not entries or any(entry.kind is Kind.CUTOFF for entry in entries):
+            self._in_flight.recheck()
+        elif self._in_flight:
+            self._in_flight.recheck(frozenset([entry.key for entry in entries]))
+
+    async def _verify(self, token: str | bytes | None, required: Requirements) -> VerifiedToken | Deny:
         if not token:  # 1
             return Deny.of(Code.MISSING_TOKEN, scopes=required.required_scopes)
+        known = self._tokens.get(token)
         try:
-            unverified = parse_mandate(token)  # 1
-            keys = await self._key_set(unverified.key_id)
+            signed = known or parse_mandate(token)  # 1
+            keys = await self._keys.key_set(signed.key_id)
+        except TokenError as refusal:
+            return _invalid(refusal)
+        except Exception as fault:  # noqa: BLE001  # whatever it is, there are no keys
+            return _without_keys(fault)
+        if known is not None and known.is_good(keys, self._clock_s()):
+            return known
+        try:
+            unverified = signed if isinstance(signed, UnverifiedMandate) else parse_mandate(token)
             now_s = self._clock_s()
             mandate = verify(unverified, keys, issuer=self._issuer, audience=self._audience, now_s=now_s)  # 2 to 5
-            anchors = _anchors(mandate)
-        except KeysError as fault:
-            return Deny.of(Code.KEYS_UNAVAILABLE, reason=fault.code)
+            verified = VerifiedToken(mandate, mandate.all_anchors(), keys)
         except TokenError as refusal:
-            return Deny.of(Code.INVALID_TOKEN, description=str(refusal), reason=refusal.code)
-        match await self._ask(anchors, required.max_staleness_s):  # 6 to 8
-            case Clear():
-                unmet = _unmet(required, mandate)  # 9
-                return Allow(mandate) if unmet is None else unmet
-            case Revoked(anchor=anchor):
-                return Deny.of(Code.SESSION_REVOKED, reason=str(anchor))
-            case Unknown(reason=reason):
-                return Deny.of(Code.REVOCATION_UNAVAILABLE, reason=reason)
-
-    async def _key_set(self, key_id: str | None) -> KeySet:
-        """Raises: KeysError, whatever the source raises."""
-        try:
-            return await self._keys.key_set(key_id)
-        except KeysError:
-            raise
-        except Exception as error:
-            _log.error("a source of keys failed (%s)", type(error).__name__)
-            raise KeysError("the source of keys failed") from error
+            return _invalid(refusal)
+        self._tokens.add(token, verified)
+        return verified
 
     async def _ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
-        running = await self._ensure_running()
-        verdict = await self._revocations.ask(anchors, max_staleness_s)
+        running = self._background is None or await self._begin(self._background)
+        (verdict,) = await self._revocations.ask([(anchors, max_staleness_s)])
         return verdict if running or isinstance(verdict, Revoked) else Unknown("not_following")
 
-    async def _ensure_running(self) -> bool:
+    async def _begin(self, background: Background) -> bool:
         try:
-            await self.start()
+            await background.start()
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing keeps the revocations current
             _log.error("what follows the revocations does not start (%s)", type(error).__name__)
             return False
@@ -190,20 +233,25 @@ class Guard:
         return GuardMiddleware(app, self, Requirements.of(**requirements))
 
 
-def _anchors(mandate: Mandate) -> Anchors:
-    """Return the mandate's anchors and its key, as ours and as its issuer's: whoever has the key chooses the rest.
+def _logged(denial: Deny) -> Deny:
+    _log.info("denied: %s (%s)", denial.code, denial.reason)
+    return denial
 
-    Raises:
-        MalformedTokenError: the key's id is not one that the ledger could hold.
-    """
-    own = mandate.anchors
-    if mandate.key_id is None:
-        return own
-    try:
-        keys = [Anchor(Kind.KEY, mandate.key_id, issuer) for issuer in ("", mandate.issuer)]
-    except MalformedError as error:
-        raise MalformedTokenError(f"the token was signed with a key that cannot be withdrawn: {error}") from None
-    return Anchors((*keys, *own.path), own.issued_at_s, own.rev)
+
+def _invalid(refusal: TokenError) -> Deny:
+    return Deny.of(Code.INVALID_TOKEN, description=str(refusal), reason=refusal.code)
+
+
+def _without_keys(fault: Exception) -> Deny:
+    if not isinstance(fault, KeysError):
+        _log.error("a source of keys failed (%s)", type(fault).__name__)
+    return Deny.of(Code.KEYS_UNAVAILABLE, reason=KeysError.code)
+
+
+def _denial(verdict: Verdict, required: Requirements, mandate: Mandate) -> Deny | None:
+    if not isinstance(verdict, Clear):
+        return Deny.by(verdict)
+    return None if required is NOTHING_REQUIRED else _unmet(required, mandate)
 
 
 def _unmet(required: Requirements, mandate: Mandate) -> Deny | None:

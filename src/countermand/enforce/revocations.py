@@ -7,7 +7,8 @@ Source: the documented store contract, `countermand.stores.contract`.
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from countermand.errors import ConfigurationError
@@ -18,6 +19,8 @@ from countermand.stores.contract import RevocationStore, is_blocking
 
 STORE_TIMEOUT_S: Final = 5.0  # one bounded wait for all anchors of a token; redis-py's own is 5 s
 NO_SEQ: Final = 0  # a store does not know which entry revoked
+
+_VERDICTS = (Clear, Revoked, Unknown)
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +43,24 @@ class Revocations(Protocol):
         ...
 
 
-class Asked(Protocol):
-    """Revocations of either kind, as the guard asks them."""
+Question: TypeAlias = tuple[Anchors, float | None]
+"""A token's anchors, and how stale the answer may be."""
 
-    async def ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
-        """See Revocations.check. It may wait, within a bound."""
+
+class Asked(Protocol):
+    """Revocations of either kind, as the guard asks them. No method ever raises."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether asking waits for something outside the process. Then `check` is not for an event loop."""
+        ...
+
+    def check(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
+        """See Revocations.check."""
+        ...
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict]:
+        """Return the answers in the same order, in one bounded wait for all of them."""
         ...
 
 
@@ -69,21 +85,27 @@ def asked(revocations: object) -> Asked:
 class CheckedRevocations:
     """Revocations that answer at once."""
 
+    blocking = False
+
     def __init__(self, revocations: Revocations) -> None:
         _refuse_async(revocations.check)
         self._revocations = revocations
 
-    async def ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
+    def check(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
         """See Asked."""
         try:
             verdict: object = self._revocations.check(anchors, max_staleness_s)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is no answer
             _log.error("what knows the revocations failed (%s)", type(error).__name__)
             return Unknown("check_error")
-        if isinstance(verdict, Clear | Revoked | Unknown):
+        if isinstance(verdict, _VERDICTS):
             return verdict
         _drop(verdict)
         return Unknown("check_error")
+
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict]:
+        """See Asked."""
+        return [self.check(*question) for question in questions]
 
 
 class StoreRevocations:
@@ -101,26 +123,50 @@ class StoreRevocations:
         _refuse_async(store.is_revoked)
         self._store = store
         self._timeout_s = timeout_s
-        self._blocking = is_blocking(store)
         self._failing = False
+        self.blocking = is_blocking(store)
 
-    async def ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
+    def check(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
         """See Asked."""
-        verdict = await self._ask_in_thread(anchors) if self._blocking else self._ask_all(anchors)
+        return self._check(anchors, max_staleness_s, set())
+
+    def _check(self, anchors: Anchors, max_staleness_s: float | None, clear: set[str]) -> Verdict:
+        verdict = self._ask_all(anchors, clear)
         if isinstance(verdict, Clear) and max_staleness_s is not None:
             return Unknown("no_staleness")
         return verdict
 
-    async def _ask_in_thread(self, anchors: Anchors) -> Verdict:
+    async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict]:
+        """See Asked. What is not answered in time is not known."""
+        if not self.blocking:
+            return [self.check(*question) for question in questions]
+        answers: list[Verdict] = []
+        nobody_waits = threading.Event()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.to_thread(self._ask_all, anchors)
+                await asyncio.to_thread(self._answer, questions, answers, nobody_waits)
         except TimeoutError:
-            return self._failed("no answer in time", "store_timeout")
+            self._failed("no answer in time", "store_timeout")
+        finally:
+            nobody_waits.set()
+        in_time = tuple(answers)
+        return *in_time, *[Unknown("store_timeout")] * (len(questions) - len(in_time))
 
-    def _ask_all(self, anchors: Anchors) -> Verdict:
-        """Ask root first, and stop at the first id that is revoked, or about which there is no answer."""
+    def _answer(self, questions: Sequence[Question], answers: list[Verdict], nobody_waits: threading.Event) -> None:
+        clear: set[str] = set()  # calls in flight share many ids
+        for question in questions:
+            answers.append(self._check(*question, clear))
+            if nobody_waits.is_set():
+                break
+
+    def _ask_all(self, anchors: Anchors, clear: set[str]) -> Verdict:
+        """Ask root first, and stop at the first id that is revoked, or about which there is no answer.
+
+        What is known to be `clear` is not asked again.
+        """
         for id_, anchor in _flat_ids(anchors).items():
+            if id_ in clear:
+                continue
             try:
                 answer: object = self._store.is_revoked(id_)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is no answer
@@ -130,6 +176,7 @@ class StoreRevocations:
             if answer is not False:
                 _drop(answer)
                 return self._failed(f"it answered with {type(answer).__name__}", "store_error")
+            clear.add(id_)
         if self._failing:
             self._failing = False
             _log.warning("the revocation store answers again")

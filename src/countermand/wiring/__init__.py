@@ -6,12 +6,13 @@ Here is what a resource server needs; what an authority needs on top (the `serve
 import asyncio
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from countermand.enforce.decision import Requirements
+from countermand.enforce.decision import NOTHING_REQUIRED, Requirements
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError, MalformedError
 from countermand.log.checkpoint import Pin
@@ -22,17 +23,18 @@ from countermand.log.state import LogState
 from countermand.replica.follow import Follower
 from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.settings import replica_credentials
-from countermand.tokens.jwks import JwksCache, KeySet
+from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
+_wall_ns, _clock_ns = time.time_ns, time.clock_gettime_ns  # every decision reads them
 
 _log = logging.getLogger(__name__)
 
 
 def system_clock() -> Instant:
     """Return the present instant by this machine's clocks."""
-    return Instant(time.time_ns() // 1_000_000, time.clock_gettime_ns(_BOOT_CLOCK) // 1_000_000)
+    return Instant(_wall_ns() // 1_000_000, _clock_ns(_BOOT_CLOCK) // 1_000_000)
 
 
 class IssuerKeys:
@@ -47,9 +49,10 @@ class IssuerKeys:
     async def key_set(self, key_id: str | None) -> KeySet:
         """See `KeySource`."""
         loop = asyncio.get_running_loop()
-        if loop not in self._caches:
-            self._caches[loop] = JwksCache(lambda: fetch_keys(self._issuer), time.monotonic)
-        return await self._caches[loop].key_set(key_id)
+        cache = self._caches.get(loop)
+        if cache is None:
+            cache = self._caches[loop] = JwksCache(lambda: fetch_keys(self._issuer), time.monotonic)
+        return await cache.key_set(key_id)
 
 
 _issuers: dict[str, IssuerKeys] = {}
@@ -68,12 +71,19 @@ class Following:
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
         self._task: asyncio.Task[None] | None = None
+        self._starting = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether it follows, in an event loop that runs."""
+        return self._task is not None and not self._task.done() and self._task.get_loop().is_running()
 
     async def start(self) -> None:
         """Begin to follow, unless that has begun in an event loop that runs."""
-        if self._task is None or self._task.done() or not self._task.get_loop().is_running():
-            self._task = asyncio.create_task(self._follower.run(), name="countermand follower")
-            self._task.add_done_callback(_say_why)
+        with self._starting:
+            if not self.running:
+                self._task = asyncio.create_task(self._follower.run(), name="countermand follower")
+                self._task.add_done_callback(_say_why)
 
     async def aclose(self) -> None:
         """Stop following, and wait until it has stopped."""
@@ -123,15 +133,30 @@ def connect(
     replica = Replica(
         LogState(parse_pin(pin_text)), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort
     )
-    return Guard(
-        keys_of(issuer),
+    requirements = Requirements.of(required_scopes=required_scopes)
+    return following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=audience, requirements=requirements)
+
+
+def following_guard(
+    keys: KeySource,
+    replica: Replica,
+    log: LogReader,
+    *,
+    issuer: str,
+    audience: str,
+    requirements: Requirements = NOTHING_REQUIRED,
+) -> Guard:
+    """Return a guard that keeps `replica` on `log`, and hears of what is applied. Raises: ConfigurationError."""
+    guard: Guard = Guard(
+        keys,
         replica,
         issuer=issuer,
         audience=audience,
         clock_s=time.time,
-        requirements=Requirements.of(required_scopes=required_scopes),
-        background=Following(follower(replica, log)),
+        requirements=requirements,
+        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied))),  # noqa: PLW0108  # later
     )
+    return guard
 
 
 def follower(

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import stat
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import open_keys, write_secret
 from countermand.authority.ledger import Ledger
+from countermand.authority.minting import Policy
 from countermand.authority.model import Role
 from countermand.authority.reader import LedgerReader
-from countermand.authority.service import Authority, Policy
+from countermand.authority.service import Authority
 from countermand.enforce.guard import Guard
 from countermand.errors import DataError
 from countermand.log.checkpoint import Pin
@@ -26,7 +26,7 @@ from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.settings import AuthoritySettings, DataDir
 from countermand.tokens.jwks import StaticKeys
 from countermand.transport.http import check_url
-from countermand.wiring import Following, follower, system_clock
+from countermand.wiring import following_guard, system_clock
 from countermand.wiring.tasks import beside
 
 
@@ -47,14 +47,8 @@ class RunningAuthority:
         """Return a guard for this very process: it follows the ledger itself, and is handed the keys."""
         replica = Replica(LogState(self.pin), system_clock, max_staleness_s=max_staleness_s, local=True)
         self.heartbeat.sign_soon()  # what was signed before the replica's start does not count for it
-        return Guard(
-            StaticKeys(self.service.key_set),
-            replica,
-            issuer=self.issuer,
-            audience=audience,
-            clock_s=time.time,
-            background=Following(follower(replica, self.log)),
-        )
+        keys = StaticKeys(self.service.minting.key_set)
+        return following_guard(keys, replica, self.log, issuer=self.issuer, audience=audience)
 
 
 @asynccontextmanager
@@ -75,9 +69,8 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             keys = await open_keys(database, data.keys, system_clock().wall_ms)
             heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock)
             policy = Policy(issuer, settings.mandate_s)
-            service = Authority(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
-            await service.start()
-            access = Access(database, os.urandom)
+            service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
+            access = Access(database, system_clock, os.urandom)
             pin = Pin.of(ledger.log_id, keys.checkpoint.public_key())
             await _tell_locals(data, access, pin, url)
             async with beside(heartbeat.run(), stop=heartbeat.close):
@@ -106,9 +99,8 @@ def _exclusively(data: DataDir) -> Iterator[None]:
 
 async def _tell_locals(data: DataDir, access: Access, pin: Pin, url: str) -> None:
     """Leave in the data directory what the local command line and replicas on this machine need."""
-    now_ms = system_clock().wall_ms
     for role, path in ((Role.ADMINISTRATOR, data.admin_key), (Role.REPLICA, data.replica_key)):
-        await access.ensure(role, "made at first start", now_ms, partial(_write_line, path))
+        await access.ensure(role, "made at first start", partial(_write_line, path))
     _write_line(data.pin, str(pin))
     _write_line(data.url, url)
 
