@@ -1,72 +1,18 @@
-"""The command line as a person uses it: real processes, what they print, and how they end."""
+"""The command line as a whole: `up`, `tail`, its errors, and its secrets."""
 
 import asyncio
-import json
-import os
 import re
 import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from countermand.cli.client import AuthorityClient
+from tests.integration.commands import countermand, in_a_thread, lines_until, running
 from tests.running import DEADLINE_S, ServerProcess
 
-COMMAND = Path(sys.executable).with_name("countermand")
-SESSION = re.compile(r"ses_[0-9a-f]{32}")
-
 pytestmark = pytest.mark.anyio
-
-
-def environ(**more: str) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("COUNTERMAND_")} | more
-
-
-def countermand(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ(COLUMNS="200", **more),
-        check=False,
-    )
-
-
-async def in_a_thread(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(countermand, *words, **more)
-
-
-@contextmanager
-def running(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [COMMAND, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environ(PYTHONUNBUFFERED="1"),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def lines_until(process: "subprocess.Popen[str]", wanted: str) -> list[str]:
-    """Read lines up to one that holds `wanted`; fail at the end of the output."""
-    lines: list[str] = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        if wanted in line:
-            return lines
-    raise AssertionError(f"{wanted!r} never came:\n{''.join(lines)}")
 
 
 async def open_session(server: ServerProcess, subject: str) -> str:
@@ -74,48 +20,6 @@ async def open_session(server: ServerProcess, subject: str) -> str:
         application = await client.create_application("command line")
         session = await client.open_session(application["id"], subject)
     return str(session["id"])
-
-
-def test_the_demo_judges_itself_and_reports_in_json() -> None:
-    done = countermand("demo", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["held"] is True
-    assert [step["held"] for step in report["steps"]] == [True] * 4
-    assert 0 <= report["revoke_to_rejection_ms"] < 5_000
-    assert done.stderr == ""
-
-
-def test_up_demo_prints_what_to_type_and_typing_it_turns_exactly_that_caller_to_401(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with running("up", "--demo", "--port", "0", "--data-dir", data) as demo:
-        told = lines_until(demo, "# bob")
-        alice, bob = (SESSION.findall(line)[0] for line in told if "revoke session" in line)
-        lines_until(demo, "bob 200")
-        done = countermand("revoke", "session", alice, "--data-dir", data, "--reason", "left")
-        assert (done.returncode, done.stdout) == (0, f"session {alice} is revoked: entry 1\n")
-        lines_until(demo, "alice is answered 401 session_revoked")
-        summary = lines_until(demo, "alice 401 session_revoked x5")[-1]
-        assert re.search(r"bob 200 x\d", summary)
-        assert "401" not in summary.partition("bob")[2]
-        again = countermand("revoke", "session", alice, "--data-dir", data)
-        assert (again.returncode, again.stdout) == (0, f"session {alice} was already revoked: entry 1\n")
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(DEADLINE_S) == 0
-
-    with running("up", "--demo", "--port", "0", "--data-dir", data) as second:
-        lines_until(second, "bob 200")
-        kept = countermand("revoke", "session", alice, "--data-dir", data, "--json")
-        assert json.loads(kept.stdout) | {"revoked_at": ""} == {
-            "seq": 1,
-            "generation": 1,
-            "kind": "session",
-            "id": alice,
-            "reason": "left",
-            "revoked_at": "",
-            "is_new": False,
-        }
-        assert json.loads(countermand("revoke", "session", bob, "--data-dir", data, "--json").stdout)["seq"] == 2
 
 
 async def test_tail_prints_each_revocation_verified(tmp_path: Path) -> None:
@@ -142,6 +46,32 @@ async def test_the_first_start_makes_secrets_that_only_the_owner_can_read(tmp_pa
         assert key not in server.log.read_bytes()
         for path in server.data.path.glob("countermand.db*"):
             assert key.rpartition(b"_")[2] not in path.read_bytes()
+
+
+async def test_tail_names_cutoffs_and_other_issuers(tmp_path: Path) -> None:
+    async with ServerProcess(tmp_path) as server:
+        data = server.data.path
+        with running("tail", "--data-dir", data) as tail:
+            await asyncio.to_thread(lines_until, tail, "following")
+            await in_a_thread("cutoff", "--subject", "zoe", "--before", "2026-01-31T12:00:00+01:00", "--data-dir", data)
+            await in_a_thread("revoke", "token", "t:heart:", "--issuer", "https://idp.example", "--data-dir", data)
+            cut, foreign = (await asyncio.to_thread(lines_until, tail, "idp.example"))[-2:]
+            assert cut.endswith("  cutoff  subject:zoe  issued before 2026-01-31T11:00:00Z\n")
+            assert foreign.endswith("  token  t:heart:  https://idp.example\n")
+
+
+async def test_tail_prints_neither_a_token_nor_what_turns_the_writing_around(tmp_path: Path) -> None:
+    async with ServerProcess(tmp_path) as server:
+        data = server.data.path
+        with running("tail", "--data-dir", data) as tail:
+            await asyncio.to_thread(lines_until, tail, "following")
+            token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
+            reason = f"back\u202ewards {token} end"
+            await in_a_thread("revoke", "token", "t-1", "--issuer", "x", "--reason", reason, "--data-dir", data)
+            line = (await asyncio.to_thread(lines_until, tail, "token"))[-1]
+            assert "back\\u202ewards eyJ" in line
+            assert line.endswith("… end\n")
+            assert "eyJzdWIiOiJhbGljZSJ9" not in line
 
 
 async def test_a_running_authority_keeps_a_second_one_out(tmp_path: Path) -> None:
@@ -181,7 +111,22 @@ async def test_each_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("up", "--port", "70000"), ("revoke",), ("revoke", "session"), ("revoke", "nothing", "x")]
+    "words",
+    [
+        ("up", "--port", "70000"),
+        ("revoke",),
+        ("revoke", "session"),
+        ("revoke", "nothing", "x"),
+        ("revoke", "session", "x", "--cascade"),
+        ("revoke", "token", "x", "--bare", "--issuer", "https://idp.example"),
+        ("revoke", "grant", "x", "--dry-run"),
+        ("revoke", "grant", "x", "--reason", "it would be kept nowhere"),
+        ("cutoff",),
+        ("cutoff", "--subject", "alice", "--all"),
+        ("cutoff", "--all", "--before", "2026-01-31T12:00:00"),
+        ("cutoff", "--all", "--before", "noon"),
+        ("tree",),
+    ],
 )
 def test_a_wrong_use_is_explained(words: tuple[str, ...]) -> None:
     done = countermand(*words)

@@ -1,10 +1,21 @@
 """The command line: one verb, one function. It talks HTTP to an authority.
 
-app      the verbs
-client   the admin API as the verbs use it
-watch    `up --demo`, for a person
-demo     `demo`, which judges itself
-fleet    what both of them run
+app          the verbs together, and their exit codes
+running      up, demo
+looking      sessions, tree, tail
+revoking     revoke, cutoff
+inspecting   inspect
+checking     check
+tokens       a token from a person's hands, taken apart
+following    a replica of the command line's own
+terminal     what is printed, safely, and the options that verbs share
+client       the authority's API as all of them use it
+
+demo         `demo`, which judges itself
+watch        `up --demo`, for a person
+stage        what both of them run: an authority, a tool that it protects, and the fleet
+fleet        sessions, agents and delegations, and how each agent gets its mandate
+callers      the agents' HTTP clients
 """
 
 import sys

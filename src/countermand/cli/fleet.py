@@ -1,137 +1,148 @@
-"""The demo's cast: an authority, a service that it protects, and for each subject a real HTTP client."""
+"""The demo's fleet: two people's sessions, agents that start agents, and delegations three deep.
 
-import asyncio
-import json
-import time
-from collections import Counter
+    alice's session
+    └── planner, who starts scout, researcher, reader and scribe
+        └── and delegates to researcher
+            └── who delegates to reader
+                ├── who delegates to scribe
+                └── and starts helper under it
+    bob's session
+    └── clerk
+
+The reader calls twice over: by what was delegated to it, and by what it has of its own. Every mandate comes from a
+session's, by exchange, link by link.
+"""
+
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-import httpx2
-
-from countermand.cli.client import AuthorityClient
-from countermand.enforce.asgi import Receive, Scope, Send
-from countermand.errors import CountermandError
-from countermand.settings import AuthoritySettings, ClientSettings
-from countermand.wiring import connect
-from countermand.wiring.serve import bound, serve_authority, serving
-from countermand.wiring.tasks import beside
+from countermand.cli.callers import Caller, Holder, Listener, OnChange
+from countermand.cli.client import ApplicationClient, AuthorityClient
 
 AUDIENCE: Final = "resource://demo"
-SUBJECTS: Final = ("alice", "bob")
-PERIOD_S: Final = 0.2
-RENEW_S: Final = 600.0
-"""A mandate lives 15 minutes, and is renewed in time."""
-
-Outcome = tuple[int, str]
-"""A status, and the error's code; empty for a success. Status 0: no answer."""
+SCOPE: Final = ("read",)
+LIFE_S: Final = 43_200
+"""As long as a session."""
 
 
-def _ignore(_caller: "Caller", _outcome: Outcome) -> None:
-    pass
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One exchange on the way from a session to an agent, by the application that makes it."""
+
+    application: ApplicationClient
+    agent_id: str
+    delegation_id: str | None = None
 
 
-@dataclass
-class Caller:
-    """One subject's client: it holds a mandate and keeps calling. `on_change` hears of each new outcome."""
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who calls, and the ids of what can be revoked. `listener` holds the scribe's stream."""
 
-    subject: str
-    session_id: str
-    mint: Callable[[], Awaitable[str]] = field(repr=False)
-    on_change: Callable[["Caller", Outcome], None] = field(default=_ignore, repr=False)
-    period_s: float = PERIOD_S
-    outcome: Outcome | None = None
-    since_s: float = 0.0
-    calls: Counter[Outcome] = field(default_factory=Counter)
-    _heard: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-
-    async def run(self, url: str) -> None:
-        """Call, for ever."""
-        token, minted_s = await self.mint(), time.monotonic()
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            while True:
-                if time.monotonic() - minted_s > RENEW_S:
-                    token, minted_s = await self._renewed(token), time.monotonic()
-                self._hear(await _call(client, url, token))
-                await asyncio.sleep(self.period_s)
-
-    async def until(self, wanted: Outcome) -> float:
-        """Wait until the answer is `wanted`; return since when, by the monotonic clock in seconds."""
-        while self.outcome != wanted:
-            await self.called()
-        return self.since_s
-
-    async def called(self) -> None:
-        """Wait for the next answer."""
-        await self._heard.wait()
-
-    def _hear(self, outcome: Outcome) -> None:
-        self.calls[outcome] += 1
-        if outcome != self.outcome:
-            self.outcome, self.since_s = outcome, time.monotonic()
-            self.on_change(self, outcome)
-        heard, self._heard = self._heard, asyncio.Event()
-        heard.set()
-
-    async def _renewed(self, token: str) -> str:
-        try:
-            return await self.mint()
-        except CountermandError:
-            return token  # the session has ended: the old mandate goes on being refused
-
-
-async def _call(client: httpx2.AsyncClient, url: str, token: str) -> Outcome:
-    try:
-        response = await client.get(url, headers={"authorization": f"Bearer {token}"})
-    except httpx2.HTTPError as error:
-        return 0, type(error).__name__
-    return response.status_code, "" if response.is_success else str(response.json().get("error", ""))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything that runs."""
-
-    authority_url: str
-    service_url: str
-    entries: int
-    client: AuthorityClient
     callers: tuple[Caller, ...]
+    listener: Listener
+    sessions: dict[str, str]
+    """By subject."""
+    agents: dict[str, str]
+    delegations: dict[str, str]
+    """By the receiver's name."""
+
+    @property
+    def clients(self) -> tuple[Caller | Listener, ...]:
+        """Everyone."""
+        return *self.callers, self.listener
+
+    def named(self, *names: str) -> tuple[Caller, ...]:
+        """Return the callers of these names."""
+        return tuple(caller for caller in self.callers if caller.name in names)
+
+    def others(self, *names: str) -> tuple[Caller, ...]:
+        """Return the callers of all other names."""
+        return tuple(caller for caller in self.callers if caller.name not in names)
 
 
 @asynccontextmanager
-async def staged(
-    settings: AuthoritySettings, on_change: Callable[[Caller, Outcome], None] = _ignore
-) -> AsyncIterator[Stage]:
-    """Run an authority, a service that it protects, and a caller for each subject, until the block ends."""
-    async with serve_authority(settings) as (authority, url):
-        api_key = settings.data.replica_key.read_text("utf-8").strip()
-        guard = connect(url, issuer=authority.issuer, audience=AUDIENCE, api_key=api_key, pin=str(authority.pin))
-        admin = ClientSettings(url, settings.data.admin_key.read_text("utf-8").strip())
-        with bound(settings.host, 0) as (listener, service_url):
-            async with serving(guard.asgi(_service), listener), AuthorityClient.open(admin) as client:
-                callers = await _open_sessions(client, on_change)
-                async with beside(*(caller.run(service_url) for caller in callers)):
-                    yield Stage(url, service_url, authority.entries, client, callers)
+async def fleet_of(client: AuthorityClient, url: str, on_change: OnChange) -> AsyncIterator[Fleet]:
+    """Register two applications, open everything at the authority at `url`, and give the fleet, which rests still."""
+    desk, tools = [str((await client.create_application(name))["id"]) for name in ("desk", "tools")]
+    secrets = [(id_, await client.create_key(id_)) for id_ in (desk, tools)]
+    async with ApplicationClient.open_all(url, secrets) as (at_desk, at_tools):
+        yield await _Founding(client, at_desk, at_tools, on_change).found()
 
 
-async def _open_sessions(client: AuthorityClient, on_change: Callable[[Caller, Outcome], None]) -> tuple[Caller, ...]:
-    application = await client.create_application("demo")
-    sessions = [await client.open_session(application["id"], subject) for subject in SUBJECTS]
-    return tuple(
-        Caller(session["subject"], session["id"], _minter(client, session["id"]), on_change) for session in sessions
-    )
+class _Founding:
+    """Opens the fleet. `desk` is the application of whom people talk to, `tools` that of whom these set to work."""
+
+    def __init__(
+        self, client: AuthorityClient, desk: ApplicationClient, tools: ApplicationClient, on_change: OnChange
+    ) -> None:
+        self._client = client
+        self._desk = desk
+        self._tools = tools
+        self._on_change = on_change
+        self._agents: dict[str, str] = {}
+        self._edges: dict[str, str] = {}
+
+    async def found(self) -> Fleet:
+        """Open everything, from the roots down."""
+        for application, subject in ((self._desk, "alice"), (self._tools, "alice"), (self._desk, "bob")):
+            await self._client.create_grant(application.id, subject, SCOPE, AUDIENCE)
+        alice, bob = [
+            str((await self._client.open_session(self._desk.id, subject))["id"]) for subject in ("alice", "bob")
+        ]
+        await self._start("planner", self._desk, session_id=alice)
+        await self._start("clerk", self._desk, session_id=bob)
+        for name in ("scout", "researcher", "reader", "scribe"):
+            await self._start(name, self._tools, parent_id=self._agents["planner"])
+        await self._delegate("planner", "researcher", depth=2)
+        await self._delegate("researcher", "reader", depth=1, parent="researcher")
+        await self._delegate("reader", "scribe", depth=0, parent="reader")
+        await self._start("helper", self._tools, parent_id=self._agents["reader"], delegation_id=self._edges["reader"])
+        planner = [Link(self._desk, self._agents["planner"])]
+        researcher = [*planner, self._by_edge("researcher")]
+        reader = [*researcher, self._by_edge("reader")]
+        scribe = self._holder(alice, [*reader, self._by_edge("scribe")])
+        callers = (
+            Caller("planner", self._holder(alice, planner), self._on_change),
+            Caller("scout", self._holder(alice, [*planner, self._of_its_own("scout")]), self._on_change),
+            Caller("researcher", self._holder(alice, researcher), self._on_change),
+            Caller("reader", self._holder(alice, reader), self._on_change),
+            Caller("reader itself", self._holder(alice, [*planner, self._of_its_own("reader")]), self._on_change),
+            Caller("helper", self._holder(alice, [*reader, self._of_its_own("helper")]), self._on_change),
+            Caller("scribe", scribe, self._on_change),
+            Caller("clerk", self._holder(bob, [Link(self._desk, self._agents["clerk"])]), self._on_change),
+        )
+        listener = Listener("scribe's stream", scribe, self._on_change)
+        return Fleet(callers, listener, {"alice": alice, "bob": bob}, self._agents, self._edges)
+
+    async def _start(self, name: str, application: ApplicationClient, **where: str) -> None:
+        agent = await self._client.start_agent(application.id, name, LIFE_S, **where)
+        self._agents[name] = str(agent["id"])
+
+    async def _delegate(self, source: str, target: str, *, depth: int, parent: str | None = None) -> None:
+        ends = self._agents[source], self._agents[target]
+        parent_id = self._edges[parent] if parent else None
+        edge = await self._client.delegate(*ends, SCOPE, AUDIENCE, LIFE_S, depth=depth, parent_id=parent_id)
+        self._edges[target] = str(edge["id"])
+
+    def _by_edge(self, name: str) -> Link:
+        return Link(self._tools, self._agents[name], self._edges[name])
+
+    def _of_its_own(self, name: str) -> Link:
+        return Link(self._tools, self._agents[name])
+
+    def _holder(self, session_id: str, links: list[Link]) -> Holder:
+        return Holder(_minter(self._client, session_id, links))
 
 
-def _minter(client: AuthorityClient, session_id: str) -> Callable[[], Awaitable[str]]:
-    return lambda: client.issue_mandate(session_id, AUDIENCE)
+def _minter(client: AuthorityClient, session_id: str, links: list[Link]) -> Callable[[], Awaitable[str]]:
+    async def mint() -> str:
+        token = await client.issue_mandate(session_id, AUDIENCE, SCOPE)
+        for link in links:
+            token = await link.application.exchange(
+                token, AUDIENCE, agent_id=link.agent_id, delegation_id=link.delegation_id
+            )
+        return token
 
-
-async def _service(scope: Scope, _receive: Receive, send: Send) -> None:
-    """The protected service: it greets whoever the guard lets in."""
-    greeting = json.dumps({"hello": scope["countermand.mandate"].subject}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(greeting)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": greeting})
+    return mint

@@ -1,53 +1,78 @@
-"""The demo with a person: callers whose answers are printed, and what to type to revoke one."""
+"""The demo with a person: a fleet whose answers are printed, and what to type to revoke a part of it."""
 
 import asyncio
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
+from rich.text import Text
 
-from countermand.cli.demo import ACCEPTED
-from countermand.cli.fleet import Caller, Outcome, Stage, staged
+from countermand.cli.callers import ACCEPTED, CUT, Client, Outcome
+from countermand.cli.looking import draw
+from countermand.cli.stage import Stage, staged
+from countermand.cli.terminal import say, say_tree
 from countermand.settings import DEFAULT_DATA_DIR, AuthoritySettings
 
 
-async def watch(settings: AuthoritySettings, console: Console, stopped: asyncio.Event) -> None:
+async def watch(settings: AuthoritySettings, stopped: asyncio.Event) -> None:
     """Run the demo until `stopped`: print every change at once, and a summary of all answers each second."""
 
-    def on_change(caller: Caller, outcome: Outcome) -> None:
-        console.print(f"{_now()}  [bold]{caller.subject}[/] is answered {_coloured(outcome)}")
+    def on_change(client: Client, outcome: Outcome) -> None:
+        say(
+            Text.assemble(
+                f"{_now()}  ", (client.name, "bold"), " is " if outcome == CUT else " is answered ", _coloured(outcome)
+            )
+        )
 
     async with staged(settings, on_change) as stage:
-        _introduce(stage, settings, console)
-        before = [caller.calls.copy() for caller in stage.callers]
+        await _introduce(stage, settings)
+        clients = stage.fleet.clients
+        before = [client.calls.copy() for client in clients]
         while not stopped.is_set():
             await _wait(stopped, 1.0)
-            console.print(f"{_now()}  {_summary(stage, before)}")
-            before = [caller.calls.copy() for caller in stage.callers]
+            say(_summary(clients, before))
+            before = [client.calls.copy() for client in clients]
 
 
-def _summary(stage: Stage, before: list[Counter[Outcome]]) -> str:
-    return "    ".join(
-        f"{caller.subject} "
-        + ", ".join(f"{_coloured(outcome)} x{count}" for outcome, count in (caller.calls - old).items())
-        for caller, old in zip(stage.callers, before, strict=True)
-    )
+def _summary(clients: Sequence[Client], before: Sequence[Counter[Outcome]]) -> Text:
+    """Every outcome of the last second: how often, and who had it."""
+    counts: Counter[Outcome] = Counter()
+    names: dict[Outcome, list[str]] = {}
+    for client, old in zip(clients, before, strict=True):
+        for outcome, count in (client.calls - old).items():
+            counts[outcome] += count
+            names.setdefault(outcome, []).append(client.name)
+    parts = [Text.assemble(_coloured(one), f" x{counts[one]}: {', '.join(names[one])}") for one in sorted(counts)]
+    return Text(f"{_now()}  ").append(Text("    ").join(parts))
 
 
-def _introduce(stage: Stage, settings: AuthoritySettings, console: Console) -> None:
+async def _introduce(stage: Stage, settings: AuthoritySettings) -> None:
+    fleet = stage.fleet
+    say("", f"authority  {stage.authority_url}")
+    say(f"revoked    {stage.entries} so far, kept in {settings.data.path}")
+    say(f"tool       {stage.tool_url}, protected; each agent calls it five times a second", "")
+    for session_id in fleet.sessions.values():
+        say_tree(draw((await stage.client.tree(session_id))["nodes"]))
+    say("", "Revoke a part of it, in another terminal, and see what ends and what does not:", "")
+    for what, words in (
+        ("to the reader", ("revoke", "delegation", fleet.delegations["reader"])),
+        ("the scout", ("revoke", "agent", fleet.agents["scout"])),
+        ("alice's", ("revoke", "session", fleet.sessions["alice"])),
+        ("bob's", ("revoke", "session", fleet.sessions["bob"])),
+        ("all that was alice's until now", ("cutoff", "--subject", "alice")),
+        ("look again", ("tree", fleet.sessions["alice"])),
+    ):
+        say(Text(f"    {_command(settings, *words)}").append(f"  # {what}", "dim"))
+    say("", "Add --dry-run to be told before. It begins with a second or two of 503: a replica that has just started")
+    say("does not know yet what is revoked, and lets nothing pass. Ctrl-C ends it; what is revoked stays revoked.", "")
+
+
+def _command(settings: AuthoritySettings, *words: str) -> str:
     options = [] if settings.data.path == Path(DEFAULT_DATA_DIR) else ["--data-dir", str(settings.data.path)]
-    console.print(f"\nauthority  {stage.authority_url}")
-    console.print(f"revoked    {stage.entries} so far, kept in {settings.data.path}")
-    console.print(f"service    {stage.service_url}, protected\n")
-    console.print("These call the service five times a second. Revoke one, in another terminal:\n")
-    for caller in stage.callers:
-        command = shlex.join([_program(), "revoke", "session", caller.session_id, *options])
-        console.print(f"    {command}   [dim]# {caller.subject}[/]")
-    console.print("\nIt begins with a second or two of 503: a replica that has just started does not know yet what is")
-    console.print("revoked, and lets nothing pass. Ctrl-C stops all of this; what is revoked stays revoked.\n")
+    return shlex.join([_program(), *words, *options])
 
 
 def _program() -> str:
@@ -56,10 +81,10 @@ def _program() -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _coloured(outcome: Outcome) -> str:
+def _coloured(outcome: Outcome) -> Text:
     status, code = outcome
-    words = f"{status or 'nothing'} {code}".strip()
-    return f"[{'green' if outcome == ACCEPTED else 'red'}]{words}[/]"
+    word = "" if outcome == CUT else status or "nothing"
+    return Text(f"{word} {code}".strip(), "green" if outcome == ACCEPTED else "red")
 
 
 def _now() -> str:
