@@ -1,0 +1,15 @@
+"""What it costs to know: `make bench`.
+
+Every claim is a ratio against a peer in the same run: medians of many rounds, in which all take turns.
+
+    harness      turns, medians, rows
+    log          a log of a million revocations, and tokens that none of them reaches
+    peers        what others publish, in an environment of its own
+    documented   what runs in there
+    apply        entries applied a second
+    lookup       one token's anchors against a million entries
+    decide       may this token act now?
+    memory       bytes an entry
+    cascade      until a revocation that ends ten thousand others is answered
+    propagation  from the answer of a revocation to the rejection, and to the closed stream
+"""
