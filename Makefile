@@ -1,5 +1,5 @@
-# Needs only Python 3.11, git and make. Everything else goes into .venv, pinned with hashes.
-.PHONY: run demo test lint fmt lock clean
+# Needs only Python 3.11, git and make. Everything else goes into .venv, pinned with hashes; the bench's peers by version.
+.PHONY: run demo test proof bench lint fmt lock clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,6 +16,15 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What everything costs, beside what it is compared with, in one table; minutes, and best on a machine at rest
+bench: $(READY)
+	$(BIN)/python -m bench
+
+# What takes longer than a test may: a minute of clients that race each other; kills, writers and trees by the score
+proof: $(READY)
+	PROOF=1 $(BIN)/python -m pytest -s tests/faults/test_race.py tests/faults/test_kill.py \
+		tests/integration/test_concurrent_writers.py tests/integration/test_tree_machine.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

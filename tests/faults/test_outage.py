@@ -156,7 +156,7 @@ async def test_a_restart_changes_nothing_that_anybody_holds(server: ServerProces
 
         assert {path: path.read_text() for path in kept} == kept
         again = await client.revoke("session", bad.session_id, "a second time")
-        assert again == entry | {"is_new": False}
+        assert again == entry | {"is_new": False, "reach": {"counts": {}, "is_whole": True}}
         late = await subject_of(client, "late")
         async with protected(guard_of(server)) as resource:
             for subject in (good, late):
