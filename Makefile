@@ -14,8 +14,9 @@ run: $(READY)
 demo: $(READY)
 	$(BIN)/countermand demo
 
+# Two workers, a file to each at a time: what a test times may take what it takes on a machine that does something else
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What everything costs, beside what it is compared with, in one table; minutes, and best on a machine at rest
 bench: $(READY)
@@ -23,7 +24,7 @@ bench: $(READY)
 
 # What takes longer than a test may: a minute of clients that race each other; kills, writers and trees by the score
 proof: $(READY)
-	PROOF=1 $(BIN)/python -m pytest -s tests/faults/test_race.py tests/faults/test_kill.py \
+	PROOF=1 $(BIN)/python -m pytest -s tests/faults/test_race.py tests/faults/test_kill.py tests/faults/test_redis.py \
 		tests/integration/test_concurrent_writers.py tests/integration/test_tree_machine.py
 
 lint: $(READY)
@@ -37,7 +38,7 @@ fmt: $(READY)
 
 # Resolve the pins again after a change in pyproject.toml
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra server --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra redis --extra server --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package countermand --no-emit-index-url --no-header --quiet --upgrade -o requirements/dev.txt
 
 $(READY): requirements/dev.txt pyproject.toml

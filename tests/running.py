@@ -97,10 +97,11 @@ async def authority_running(
 class ServerProcess:
     """`countermand up` as a child process, on the data directory `path`/authority. The first port stays its port.
 
-    `async with` starts it, and kills it at the end. What it prints is in `log`.
+    `options` are those of `up`. `async with` starts it, and kills it at the end. What it prints is in `log`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *options: str) -> None:
+        self.options = options
         self.data = DataDir(path / "authority")
         self.log = path / "server.log"
         self.port = 0
@@ -134,7 +135,7 @@ class ServerProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERMAND_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it starts in a millisecond, and `wait` polls
-                [_COMMAND, "up", "--data-dir", self.data.path, "--port", str(self.port)],
+                [_COMMAND, "up", "--data-dir", self.data.path, "--port", str(self.port), *self.options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environ,

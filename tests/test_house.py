@@ -42,6 +42,7 @@ ONE_ROOM_EACH = {
     "joserfc": {"tokens"},
     "cryptography": {"log", "tokens", "authority"},  # a kind of key each
     "httpx2": {"transport", "cli"},  # the log and the keys; the admin API
+    "redis": {"transport"},
 }
 CLOCKS_AND_CHANCE = {"time", "random", "secrets", "datetime", "uuid"}
 MAY_KNOW_THE_TIME = {

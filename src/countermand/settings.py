@@ -6,6 +6,8 @@ COUNTERMAND_MANDATE_SECONDS   how long a mandate lives                      900
 COUNTERMAND_URL               the authority that commands talk to           what the data directory says
 COUNTERMAND_API_KEY           the key with which they, or a replica, talk   what the data directory says
 COUNTERMAND_PIN               the log that a replica believes               what the data directory says
+COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
+COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
 """
 
 import os
@@ -20,6 +22,7 @@ DEFAULT_DATA_DIR: Final = ".countermand"
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8420
 DEFAULT_MANDATE_S: Final = 900
+MIN_HMAC_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,19 @@ class AuthoritySettings:
     port: int = DEFAULT_PORT
     issuer: str | None = None
     mandate_s: int = DEFAULT_MANDATE_S
+    redis_url: str | None = field(default=None, repr=False)
+    stream_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
-    def read(cls, *, data_dir: Path | None, host: str, port: int, environ: Mapping[str, str] = os.environ) -> Self:
+    def read(
+        cls,
+        *,
+        data_dir: Path | None,
+        host: str,
+        port: int,
+        redis_url: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
         """Return what the arguments say, then the environment. Raises: ConfigurationError."""
         return cls(
             find_data_dir(data_dir, environ),
@@ -83,6 +96,8 @@ class AuthoritySettings:
             port,
             environ.get("COUNTERMAND_ISSUER") or None,
             _whole_number(environ, "COUNTERMAND_MANDATE_SECONDS", DEFAULT_MANDATE_S),
+            redis_url or environ.get("COUNTERMAND_REDIS_URL") or None,
+            _hmac_keys(environ.get("COUNTERMAND_STREAM_HMAC_KEY", "")),
         )
 
 
@@ -133,6 +148,26 @@ def replica_credentials(
             "COUNTERMAND_PIN; the authority keeps both in its data directory, as replica.key and pin"
         )
     return api_key, pin
+
+
+def replica_pin(pin: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the pin that was given, else the environment's. Raises: ConfigurationError."""
+    pin = pin or environ.get("COUNTERMAND_PIN")
+    if not pin:
+        raise ConfigurationError(
+            "a replica needs a pin: pass pin, or set COUNTERMAND_PIN; the authority keeps it in its data directory"
+        )
+    return pin
+
+
+def _hmac_keys(text: str) -> tuple[bytes, ...]:
+    try:
+        keys = tuple(bytes.fromhex(key) for key in text.split(",") if key.strip())
+    except ValueError:
+        raise ConfigurationError("COUNTERMAND_STREAM_HMAC_KEY is hex, or several in hex with commas between") from None
+    if any(len(key) < MIN_HMAC_BYTES for key in keys):
+        raise ConfigurationError(f"a key in COUNTERMAND_STREAM_HMAC_KEY has at least {MIN_HMAC_BYTES} bytes")
+    return keys
 
 
 def _line(path: Path) -> str | None:

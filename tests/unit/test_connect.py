@@ -34,7 +34,6 @@ BAD_URLS = {
     "authority.example": "is an http or https URL",
     "//authority.example": "is an http or https URL",
     "ftp://authority.example": "is an http or https URL",
-    "redis://authority.example": "is an http or https URL",
     "https://": "is an http or https URL",
     "https:///path": "is an http or https URL",
     "https://alice:secret@authority.example": "without user",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from countermand.errors import ConfigurationError
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir, find_data_dir, replica_credentials
 
-NAMES = ["DATA_DIR", "ISSUER", "MANDATE_SECONDS", "URL", "API_KEY", "PIN"]
+NAMES = ["DATA_DIR", "ISSUER", "MANDATE_SECONDS", "URL", "API_KEY", "PIN", "REDIS_URL", "STREAM_HMAC_KEY"]
 # What a process can be given: any bytes but NUL.
 VALUES = st.binary(max_size=40).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
 ENVIRONMENTS = st.dictionaries(
@@ -134,3 +134,20 @@ def test_credentials_are_two_or_none(api_key: str | None, pin: str | None, envir
         assert not (api_key and pin)
         return
     assert read == (api_key or environ["COUNTERMAND_API_KEY"], pin or environ["COUNTERMAND_PIN"])
+
+
+def test_the_redis_and_its_keys_are_read_and_shown_to_nobody() -> None:
+    keys = f"{'01' * 32},{'02' * 16}"
+    environ = {"COUNTERMAND_REDIS_URL": "redis://:secret@cache", "COUNTERMAND_STREAM_HMAC_KEY": keys}
+    read = authority(environ)
+    assert read.redis_url == "redis://:secret@cache"
+    assert read.stream_keys == (b"\1" * 32, b"\2" * 16)
+    assert "secret" not in repr(read)
+    assert repr(b"\1") not in repr(read)
+
+
+@pytest.mark.parametrize("keys", ["zz", "0102", "01" * 32 + ",0", "é" * 64])
+def test_a_stream_key_that_is_none_is_refused_and_not_repeated(keys: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        authority({"COUNTERMAND_STREAM_HMAC_KEY": keys})
+    assert keys not in str(raised.value)

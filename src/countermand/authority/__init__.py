@@ -13,6 +13,7 @@ views        rows as their callers see them
 keys         signing keys: files that only we can read, registered in the database
 heartbeat    checkpoints: every second, and after every revocation
 reader       the ledger as a log that can be followed
+relay        the ledger brought to a way that may lose it
 access       who calls: keys for the API, and their roles
 
 opening      use cases: applications, sessions, agents, grants and delegations

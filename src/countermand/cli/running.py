@@ -19,6 +19,9 @@ def up(
         int, typer.Option(help="The port to listen on; 0 for any free one.", min=0, max=65535)
     ] = DEFAULT_PORT,
     data_dir: DataDirOption = None,
+    redis: Annotated[
+        str | None, typer.Option(help="A Redis to publish revocations on, as a URL.", envvar="COUNTERMAND_REDIS_URL")
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Run a protected tool and a fleet of agents that calls it.")
     ] = False,
@@ -27,7 +30,7 @@ def up(
     from countermand.cli.watch import watch  # noqa: PLC0415 - see above
     from countermand.wiring.serve import serve_authority  # noqa: PLC0415
 
-    settings = AuthoritySettings.read(data_dir=data_dir, host=host, port=port)
+    settings = AuthoritySettings.read(data_dir=data_dir, host=host, port=port, redis_url=redis)
 
     async def serve() -> None:
         stopped = until_signalled()

@@ -1,6 +1,9 @@
-"""What a log must offer to be followed. Whoever implements it proves nothing: `state` verifies all that comes out."""
+"""What a log must offer to be followed, and a way to be written to.
 
-from collections.abc import AsyncGenerator, Sequence
+Whoever implements it proves nothing: `state` verifies all that comes out.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,4 +32,45 @@ class LogReader(Protocol):
 
     def snapshot(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of the newest snapshot, header first, in any split."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a way holds, and its own names for parts of it: the newest checkpoint is its `end`.
+
+    `checkpoints` are signed and unverified, the newest first. `first` and `last` name the first and the last message
+    appended since; `is_whole` False: one of them was gone when it was looked for. `has_snapshot`: there is one.
+    """
+
+    end: str
+    checkpoints: Sequence[bytes] = ()
+    first: str = ""
+    last: str = ""
+    is_whole: bool = True
+    has_snapshot: bool = False
+
+
+class LogWriter(Protocol):
+    """A way of the log, written to by the authority alone. Every method raises only TransportError."""
+
+    async def look(self) -> Written:
+        """Return what the way holds."""
+        ...
+
+    async def append(
+        self, messages: Sequence[Mapping[str, str]], signed: bytes | None, after: Written
+    ) -> Written | None:
+        """Append `messages`, then the checkpoint `signed` that covers them, in one step; return what is there now.
+
+        None, and nothing is written, where the newest checkpoint is another than `after` says.
+        """
+        ...
+
+    async def put_snapshot(self, data: bytes) -> None:
+        """Put a snapshot in the place of the one before."""
+        ...
+
+    async def trim(self, before_ms: int) -> None:
+        """Drop messages from before `before_ms` (UTC, by the way's own clock)."""
         ...

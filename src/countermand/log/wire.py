@@ -7,7 +7,7 @@ Source: docs/protocol.md, "Fields".
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from countermand.errors import MalformedError
@@ -15,7 +15,10 @@ from countermand.log import codec
 from countermand.log.anchor import Anchor, Kind
 from countermand.log.chain import LINK_BYTES, Candidate
 from countermand.log.entry import MAX_ENTRY_BYTES, Entry
+from countermand.log.hmac import STREAM_SIG_FIELD, stream_signature
 
+REVOCATION_STREAM: Final = "caracal.sessions.revoke"
+"""The documented stream, on which entries travel beside messages of others."""
 ZONE: Final = "default"
 SEQ_FIELD: Final = "cm_seq"
 PREVIOUS_FIELD: Final = "cm_prev"
@@ -38,21 +41,37 @@ def flat_id(named: Entry | Anchor) -> str:
     return named.id
 
 
-def to_fields(previous: bytes, data: bytes) -> dict[str, str]:
-    """Return the fields of the entry with canonical bytes `data` after `previous`. Raises: as `Entry.parse`."""
-    entry = Entry.parse(data)
-    anchor = flat_id(entry)
+def documented_fields(named: Entry | Anchor, reason: str) -> dict[str, str]:
+    """Return the fields by which a consumer that knows no more than the documents learns that `named` is revoked."""
+    anchor = flat_id(named)
     fields = {
         "zone_id": ZONE,
         "session_id": anchor,
-        "reason": entry.reason.encode("ascii", "backslashreplace").decode(),
+        "reason": reason.encode("ascii", "backslashreplace").decode(),
     }
-    if entry.kind in _KIND_FIELDS:
-        fields[_KIND_FIELDS[entry.kind]] = anchor
+    if named.kind in _KIND_FIELDS:
+        fields[_KIND_FIELDS[named.kind]] = anchor
+    return fields
+
+
+def to_fields(previous: bytes, data: bytes) -> dict[str, str]:
+    """Return the fields of the entry with canonical bytes `data` after `previous`. Raises: as `Entry.parse`."""
+    entry = Entry.parse(data)
+    fields = documented_fields(entry, entry.reason)
     fields[SEQ_FIELD] = str(entry.seq)
     fields[PREVIOUS_FIELD] = codec.to_base64(previous)
     fields[ENTRY_FIELD] = codec.to_base64(data)
     return fields
+
+
+def signed_messages(stream: str, fields: Mapping[str, str], keys: Sequence[bytes]) -> list[dict[str, str]]:
+    """Return a message for each key, signed with it, since a documented consumer holds one; without keys, one unsigned.
+
+    Raises: MalformedError, for a field that holds a newline.
+    """
+    if not keys:
+        return [dict(fields)]
+    return [{**fields, STREAM_SIG_FIELD: stream_signature(key, stream, fields)} for key in keys]
 
 
 def from_fields(fields: Mapping[str, object]) -> Candidate:

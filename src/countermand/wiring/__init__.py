@@ -22,10 +22,11 @@ from countermand.log.ports import LogReader
 from countermand.log.state import LogState
 from countermand.replica.follow import Follower
 from countermand.replica.replica import MAX_STALENESS_S, Replica
-from countermand.settings import replica_credentials
+from countermand.settings import replica_credentials, replica_pin
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 
+REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
 _wall_ns, _clock_ns = time.time_ns, time.clock_gettime_ns  # every decision reads them
 
@@ -114,10 +115,10 @@ def connect(
     It starts with the application that it protects (`guard.asgi(app)`), or with `async with guard`.
 
     Args:
-        url: the authority, for the log.
+        url: where the log is followed: the authority, or a Redis on which it publishes (`redis://`, `rediss://`).
         issuer: who mints the mandates; the keys are at `<issuer>/.well-known/jwks.json`.
         audience: which `aud` this resource server answers to.
-        api_key: a key of role replica; COUNTERMAND_API_KEY if left out.
+        api_key: a key of role replica, for the authority; COUNTERMAND_API_KEY if left out.
         pin: log id and checkpoint key; COUNTERMAND_PIN if left out.
         max_staleness_s: refuse above this age of knowledge; over 2 seconds.
         required_scopes: what every mandate must hold.
@@ -126,15 +127,30 @@ def connect(
     Raises:
         ConfigurationError: something is missing, or cannot work.
     """
-    api_key, pin_text = replica_credentials(api_key, pin)
+    log, believed = _log_at(url, api_key, pin)
+    replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
+    requirements = Requirements.of(required_scopes=required_scopes)
+    return following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=audience, requirements=requirements)
+
+
+def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, Pin]:
+    """Return the log at `url`, and what is believed of it. Raises: ConfigurationError."""
+    if url.startswith(REDIS_SCHEMES):
+        return redis_log(url), parse_pin(replica_pin(pin))
+    api_key, pin = replica_credentials(api_key, pin)
     log = HttpLog(url, api_key)
     if is_exposed(url):
         _log.warning("the authority %s is not on https: whoever is on the way can read the API key", url)
-    replica = Replica(
-        LogState(parse_pin(pin_text)), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort
-    )
-    requirements = Requirements.of(required_scopes=required_scopes)
-    return following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=audience, requirements=requirements)
+    return log, parse_pin(pin)
+
+
+def redis_log(url: str) -> LogReader:
+    """Return the log that an authority publishes on the Redis at `url`. Raises: ConfigurationError."""
+    try:
+        from countermand.transport.redis import Keys, RedisLog  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is not installed: pip install 'countermand[redis]'") from error
+    return RedisLog(url, Keys.of())
 
 
 def following_guard(

@@ -3,11 +3,12 @@
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from countermand.authority.access import Access
 from countermand.authority.database import Database
@@ -17,6 +18,7 @@ from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Role
 from countermand.authority.reader import LedgerReader
+from countermand.authority.relay import Relay, Source, Stream
 from countermand.authority.service import Authority
 from countermand.enforce.guard import Guard
 from countermand.errors import DataError
@@ -26,7 +28,7 @@ from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.settings import AuthoritySettings, DataDir
 from countermand.tokens.jwks import StaticKeys
 from countermand.transport.http import check_url
-from countermand.wiring import following_guard, system_clock
+from countermand.wiring import following_guard, redis_log, system_clock
 from countermand.wiring.tasks import beside
 
 
@@ -73,11 +75,25 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             access = Access(database, system_clock, os.urandom)
             pin = Pin.of(ledger.log_id, keys.checkpoint.public_key())
             await _tell_locals(data, access, pin, url)
-            async with beside(heartbeat.run(), stop=heartbeat.close):
-                log = LedgerReader(ledger, heartbeat, keys.checkpoint)
+            log = LedgerReader(ledger, heartbeat, keys.checkpoint)
+            source = Source(ledger, heartbeat, log, service.descendants, pin)
+            relays = _relays(settings, source)
+            async with beside(heartbeat.run(), stop=heartbeat.close), beside(*relays):
                 yield RunningAuthority(service, access, heartbeat, log, pin, issuer, await ledger.count())
         finally:
             await database.close()
+
+
+def _relays(settings: AuthoritySettings, source: Source) -> list[Coroutine[Any, Any, None]]:
+    """Return what publishes the log where the settings say. Raises: ConfigurationError."""
+    if settings.redis_url is None:
+        return []
+    redis_log(settings.redis_url)  # what cannot work is said at the start
+    from countermand.transport.redis import Keys, open_writer  # noqa: PLC0415 - an extra
+
+    keys = Keys.of()
+    stream = Stream(keys.stream, settings.stream_keys)
+    return [Relay(source, stream, partial(open_writer, settings.redis_url, keys), system_clock).run()]
 
 
 @contextmanager
