@@ -1,14 +1,15 @@
 """The contract of `RevocationStore`, held against every implementation in `tests/contract/stores.py`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from countermand.errors import InvalidValueError, ReadOnlyStoreError
-from countermand.stores.contract import RevocationStore, is_blocking
-from tests.contract.stores import CASES, READ_ONLY, WRITABLE, Case, HeldClock, Opened
+from countermand.stores.contract import BatchRevocationStore, RevocationStore, answers_batches, is_blocking
+from tests.contract.stores import BATCHING, CASES, DAY_MS, READ_ONLY, WRITABLE, Case, Opened, Time
+from tests.redis_server import RedisServer
 
-DAY_MS = 86_400_000
 # Every store can be fed ids of our own making.
 SESSION = "ses_" + "0a" * 16
 AGENT = "agt_" + "0b" * 16
@@ -16,22 +17,35 @@ NO_STRINGS: list[Any] = [None, 7, SESSION.encode(), [SESSION], True]
 
 every_store = pytest.mark.parametrize("case", CASES, ids=str)
 every_writable_store = pytest.mark.parametrize("case", WRITABLE, ids=str)
+every_batching_store = pytest.mark.parametrize("case", BATCHING, ids=str)
 every_read_only_store = pytest.mark.parametrize("case", READ_ONLY, ids=str)
 
 
-@pytest.fixture
-def clock() -> HeldClock:
-    return HeldClock()
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
-def opened(case: Case, clock: HeldClock) -> Opened:
-    return case.open(clock)
+def opened(case: Case, request: pytest.FixtureRequest) -> Opened:
+    return case.open(request)
 
 
 @pytest.fixture
 def store(opened: Opened) -> RevocationStore:
     return opened.store
+
+
+@pytest.fixture
+def batching(store: RevocationStore) -> BatchRevocationStore:
+    assert answers_batches(store)
+    return store
+
+
+@pytest.fixture
+def time(opened: Opened) -> Time:
+    return opened.time
 
 
 # Every store
@@ -99,80 +113,68 @@ def test_asking_about_what_is_no_string_is_a_fault_and_not_a_no(opened: Opened, 
 
 
 @every_writable_store
-def test_an_entry_is_in_force_from_the_mark_until_its_ttl_is_over(store: RevocationStore, clock: HeldClock) -> None:
-    store.mark_revoked(sid=SESSION, ttl_ms=1000)
+def test_an_entry_is_in_force_from_the_mark_until_its_ttl_is_over(store: RevocationStore, time: Time) -> None:
+    store.mark_revoked(sid=SESSION, ttl_ms=time.short_ms)
 
-    assert store.is_revoked(SESSION) is True
-    clock.advance(999)
-    assert store.is_revoked(SESSION) is True
-    clock.advance(1)
-    assert store.is_revoked(SESSION) is False
+    time.ends_after(SESSION, time.short_ms)
 
 
 @every_writable_store
 @pytest.mark.parametrize("ttl", [{}, {"ttl_ms": None}], ids=["left out", "None"])
 def test_without_a_ttl_an_entry_is_in_force_for_24_hours(
-    store: RevocationStore, clock: HeldClock, ttl: dict[str, None]
+    store: RevocationStore, time: Time, ttl: dict[str, None]
 ) -> None:
     store.mark_revoked(SESSION, **ttl)
 
-    clock.advance(DAY_MS - 1)
     assert store.is_revoked(SESSION) is True
-    clock.advance(1)
-    assert store.is_revoked(SESSION) is False
+    time.ends_after(SESSION, DAY_MS)
 
 
 @every_writable_store
-def test_each_entry_has_its_own_time(store: RevocationStore, clock: HeldClock) -> None:
-    store.mark_revoked(SESSION, 2000)
-    store.mark_revoked(AGENT, 1000)
+def test_each_entry_has_its_own_time(store: RevocationStore, time: Time) -> None:
+    store.mark_revoked(SESSION, DAY_MS)
+    store.mark_revoked(AGENT, time.short_ms)
 
-    clock.advance(1000)
+    time.ends_after(AGENT, time.short_ms)
 
-    assert store.is_revoked(AGENT) is False
     assert store.is_revoked(SESSION) is True
 
 
 @every_writable_store
 @pytest.mark.parametrize("later_ttl_ms", [1, 1000, None])
-def test_marking_again_never_shortens(store: RevocationStore, clock: HeldClock, later_ttl_ms: int | None) -> None:
+def test_marking_again_never_shortens(store: RevocationStore, time: Time, later_ttl_ms: int | None) -> None:
     store.mark_revoked(SESSION, 2 * DAY_MS)
     store.mark_revoked(SESSION, later_ttl_ms)
 
-    clock.advance(2 * DAY_MS - 1)
     assert store.is_revoked(SESSION) is True
-    clock.advance(1)
-    assert store.is_revoked(SESSION) is False
+    time.ends_after(SESSION, 2 * DAY_MS)
 
 
 @every_writable_store
-def test_marking_again_for_longer_extends(store: RevocationStore, clock: HeldClock) -> None:
-    store.mark_revoked(SESSION, 1000)
-    clock.advance(500)
-    store.mark_revoked(SESSION, 1000)
+def test_marking_again_for_longer_extends(store: RevocationStore, time: Time) -> None:
+    store.mark_revoked(SESSION, time.short_ms)
+    time.pass_(time.short_ms // 2)
+    store.mark_revoked(SESSION, time.short_ms)
+    time.ends_after(SESSION, time.short_ms)
 
-    clock.advance(999)
-    assert store.is_revoked(SESSION) is True
-    clock.advance(1)
-    assert store.is_revoked(SESSION) is False
+    store.mark_revoked(AGENT, time.short_ms)
+    store.mark_revoked(AGENT, DAY_MS)
+    time.ends_after(AGENT, DAY_MS)
 
 
 @every_writable_store
 @pytest.mark.parametrize("asked_between", [True, False], ids=["asked between", "not asked between"])
 def test_an_anchor_whose_entry_expired_can_be_revoked_again(
-    store: RevocationStore, clock: HeldClock, asked_between: bool
+    store: RevocationStore, time: Time, asked_between: bool
 ) -> None:
-    store.mark_revoked(SESSION, 1000)
-    clock.advance(5000)
+    store.mark_revoked(SESSION, time.short_ms)
+    time.end(SESSION)
     if asked_between:
         assert store.is_revoked(SESSION) is False
 
-    store.mark_revoked(SESSION, 1000)
+    store.mark_revoked(SESSION, time.short_ms)
 
-    clock.advance(999)
-    assert store.is_revoked(SESSION) is True
-    clock.advance(1)
-    assert store.is_revoked(SESSION) is False
+    time.ends_after(SESSION, time.short_ms)
 
 
 @every_writable_store
@@ -188,18 +190,16 @@ def test_an_anchor_is_opaque_and_compared_exactly(store: RevocationStore, sid: s
 
 @every_writable_store
 @pytest.mark.parametrize("ttl_ms", [0, -1, -DAY_MS])
-def test_a_ttl_of_zero_or_less_is_refused_and_changes_nothing(
-    store: RevocationStore, clock: HeldClock, ttl_ms: int
-) -> None:
-    store.mark_revoked(AGENT, 1000)
+def test_a_ttl_of_zero_or_less_is_refused_and_changes_nothing(store: RevocationStore, time: Time, ttl_ms: int) -> None:
+    store.mark_revoked(AGENT, DAY_MS)
 
     for sid in (SESSION, AGENT):
         with pytest.raises(InvalidValueError):
             store.mark_revoked(sid, ttl_ms)
 
     assert store.is_revoked(SESSION) is False
-    clock.advance(999)
     assert store.is_revoked(AGENT) is True
+    time.ends_after(AGENT, DAY_MS)
 
 
 @every_writable_store
@@ -224,6 +224,34 @@ def test_the_empty_anchor_cannot_be_revoked(store: RevocationStore) -> None:
 def test_what_is_no_string_cannot_be_revoked(store: RevocationStore, sid: Any) -> None:
     with pytest.raises(TypeError):
         store.mark_revoked(sid)
+
+
+# Stores that answer batches
+
+
+@every_store
+def test_it_says_whether_it_answers_batches(case: Case, store: RevocationStore) -> None:
+    assert answers_batches(store) is case.batches
+
+
+@every_batching_store
+def test_a_batch_is_answered_as_each_of_its_anchors_is(batching: BatchRevocationStore, opened: Opened) -> None:
+    sids = [SESSION, AGENT, "", SESSION, "é", " "]
+    opened.revoke(SESSION)
+    opened.revoke("é")
+
+    answers = list(batching.are_revoked(sids))
+
+    assert answers == [True, False, False, True, True, False]
+    assert answers == [batching.is_revoked(sid) for sid in sids]
+    assert list(batching.are_revoked([])) == []
+
+
+@every_batching_store
+@pytest.mark.parametrize("sids", [SESSION, *([sid, AGENT] for sid in NO_STRINGS)], ids=repr)
+def test_a_batch_of_what_is_no_string_is_a_fault_and_not_a_no(batching: BatchRevocationStore, sids: Any) -> None:
+    with pytest.raises(TypeError):
+        batching.are_revoked(sids)
 
 
 # Stores that only answer

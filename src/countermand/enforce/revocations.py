@@ -8,17 +8,24 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from countermand.errors import ConfigurationError
 from countermand.log.anchor import Anchor, Anchors, Kind
 from countermand.log.verdict import CLEAR, Clear, Revoked, Unknown, Verdict
 from countermand.log.wire import flat_id
-from countermand.stores.contract import RevocationStore, is_blocking
+from countermand.stores.contract import BatchRevocationStore, RevocationStore, answers_batches, is_blocking
 
 STORE_TIMEOUT_S: Final = 5.0  # one bounded wait for all anchors of a token; redis-py's own is 5 s
+PAGE: Final = 1_000
+"""How many ids a store is asked about at once, if it answers batches."""
 NO_SEQ: Final = 0  # a store does not know which entry revoked
+
+THREADS: Final = ThreadPoolExecutor(32, "revocation-store")
+"""Of those who ask stores, and of nobody else: a store that hangs keeps them all, for up to its own time-out."""
 
 _VERDICTS = (Clear, Revoked, Unknown)
 
@@ -48,7 +55,11 @@ Question: TypeAlias = tuple[Anchors, float | None]
 
 
 class Asked(Protocol):
-    """Revocations of either kind, as the guard asks them. No method ever raises."""
+    """Revocations of either kind, as the guard asks them.
+
+    No method raises an Exception, whatever a store does. What is none, such as SystemExit, leaves; it never passes for
+    an answer.
+    """
 
     @property
     def blocking(self) -> bool:
@@ -64,6 +75,7 @@ class Asked(Protocol):
         ...
 
 
+_Path: TypeAlias = dict[str, Anchor]  # a token's anchors by the ids under which a store knows them, root first
 AnyRevocations: TypeAlias = Revocations | RevocationStore
 
 
@@ -113,74 +125,69 @@ class StoreRevocations:
 
     A store knows no cutoffs and no staleness: where a staleness is required it can only answer Revoked or Unknown. Nor
     is it asked for subjects: a subject's name could be somebody's session id, and ending one must not end the other.
-    One that blocks is asked in a thread, once for all ids.
+    One that blocks is asked in a thread, once for all ids; one that answers batches, with all ids at once.
 
     Raises:
-        ConfigurationError: `is_revoked` is a coroutine function.
+        ConfigurationError: `is_revoked` or `are_revoked` is a coroutine function.
     """
 
     def __init__(self, store: RevocationStore, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
         _refuse_async(store.is_revoked)
         self._store = store
+        self._batches = store if answers_batches(store) else None
+        if self._batches is not None:
+            _refuse_async(self._batches.are_revoked)
         self._timeout_s = timeout_s
         self._failing = False
         self.blocking = is_blocking(store)
 
     def check(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
         """See Asked."""
-        return self._check(anchors, max_staleness_s, set())
-
-    def _check(self, anchors: Anchors, max_staleness_s: float | None, clear: set[str]) -> Verdict:
-        verdict = self._ask_all(anchors, clear)
-        if isinstance(verdict, Clear) and max_staleness_s is not None:
-            return Unknown("no_staleness")
-        return verdict
+        ids = _flat_ids(anchors)
+        return self._judge(ids, max_staleness_s, self._answers([ids]))
 
     async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict]:
         """See Asked. What is not answered in time is not known."""
         if not self.blocking:
             return [self.check(*question) for question in questions]
-        answers: list[Verdict] = []
+        verdicts: list[Verdict] = []
         nobody_waits = threading.Event()
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await asyncio.to_thread(self._answer, questions, answers, nobody_waits)
+                await loop.run_in_executor(THREADS, self._judge_all, questions, verdicts, nobody_waits)
         except TimeoutError:
             self._failed("no answer in time", "store_timeout")
         finally:
             nobody_waits.set()
-        in_time = tuple(answers)
+        in_time = tuple(verdicts)
         return *in_time, *[Unknown("store_timeout")] * (len(questions) - len(in_time))
 
-    def _answer(self, questions: Sequence[Question], answers: list[Verdict], nobody_waits: threading.Event) -> None:
-        clear: set[str] = set()  # calls in flight share many ids
-        for question in questions:
-            answers.append(self._check(*question, clear))
+    def _judge_all(self, questions: Sequence[Question], verdicts: list[Verdict], nobody_waits: threading.Event) -> None:
+        paths = [_flat_ids(anchors) for anchors, _ in questions]
+        answers = self._answers(paths)  # calls in flight share many ids
+        for ids, (_, max_staleness_s) in zip(paths, questions, strict=True):
+            verdicts.append(self._judge(ids, max_staleness_s, answers))
             if nobody_waits.is_set():
                 break
 
-    def _ask_all(self, anchors: Anchors, clear: set[str]) -> Verdict:
-        """Ask root first, and stop at the first id that is revoked, or about which there is no answer.
+    def _answers(self, paths: Iterable[_Path]) -> "_Answers":
+        if self._batches is None:
+            return _OneByOne(self._store)
+        return _InPages(self._batches, chain.from_iterable(paths))
 
-        What is known to be `clear` is not asked again.
-        """
-        for id_, anchor in _flat_ids(anchors).items():
-            if id_ in clear:
-                continue
-            try:
-                answer: object = self._store.is_revoked(id_)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is no answer
-                return self._failed(type(error).__name__, "store_error")
+    def _judge(self, ids: _Path, max_staleness_s: float | None, answers: "_Answers") -> Verdict:
+        """Look root first, and stop at the first id that is revoked, or about which there is no answer."""
+        for id_, anchor in ids.items():
+            answer = answers.about(id_)
             if answer is True:
                 return Revoked(anchor, NO_SEQ)
             if answer is not False:
-                _drop(answer)
-                return self._failed(f"it answered with {type(answer).__name__}", "store_error")
-            clear.add(id_)
+                return self._failed(_no_answer(answer), "store_error")
         if self._failing:
             self._failing = False
             _log.warning("the revocation store answers again")
-        return CLEAR
+        return CLEAR if max_staleness_s is None else Unknown("no_staleness")
 
     def _failed(self, why: str, reason: str) -> Unknown:
         if not self._failing:
@@ -189,9 +196,64 @@ class StoreRevocations:
         return Unknown(reason)
 
 
-def _flat_ids(anchors: Anchors) -> dict[str, Anchor]:
+class _Answers(Protocol):
+    """What a store says of some tokens' ids, asked when it is needed."""
+
+    def about(self, id_: str) -> object:
+        """Return what the store says, whatever that is; or what it has raised."""
+        ...
+
+
+class _OneByOne:
+    """A store that is asked for each id. What is known to be clear is not asked again."""
+
+    def __init__(self, store: RevocationStore) -> None:
+        self._store = store
+        self._clear: set[str] = set()
+
+    def about(self, id_: str) -> object:
+        """See _Answers."""
+        if id_ in self._clear:
+            return False
+        try:
+            answer: object = self._store.is_revoked(id_)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is no answer
+            return error
+        if answer is False:
+            self._clear.add(id_)
+        return answer
+
+
+class _InPages:
+    """A store that is asked for the next ids at once, as far as they are needed; each of `ids` may come again."""
+
+    def __init__(self, store: BatchRevocationStore, ids: Iterable[str]) -> None:
+        self._store = store
+        self._known: dict[str, object] = {}
+        self._ahead = iter(dict.fromkeys(ids))
+
+    def about(self, id_: str) -> object:
+        """See _Answers."""
+        while id_ not in self._known:
+            page = tuple(islice(self._ahead, PAGE))
+            self._known.update(zip(page, self._ask(page), strict=True))
+        return self._known[id_]
+
+    def _ask(self, page: Sequence[str]) -> Sequence[object]:
+        try:
+            answers: object = self._store.are_revoked(page)
+            if isinstance(answers, Sequence):
+                said = tuple(answers)
+                if len(said) == len(page):
+                    return said
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is no answer
+            return [error] * len(page)
+        return [TypeError(_no_answer(answers))] * len(page)
+
+
+def _flat_ids(anchors: Anchors) -> _Path:
     """Return what to ask, root first. An id that is no ASCII may have been marked as it is, or as we publish it."""
-    ids: dict[str, Anchor] = {}
+    ids: _Path = {}
     for anchor in anchors.path:
         if anchor.kind is not Kind.SUBJECT:
             ids.setdefault(flat_id(anchor), anchor)
@@ -203,6 +265,13 @@ def _flat_ids(anchors: Anchors) -> dict[str, Anchor]:
 def _refuse_async(method: Callable[..., object]) -> None:
     if inspect.iscoroutinefunction(method):
         raise ConfigurationError("revocations are asked with plain functions: a coroutine is no answer")
+
+
+def _no_answer(answer: object) -> str:
+    if isinstance(answer, Exception):
+        return type(answer).__name__
+    _drop(answer)
+    return f"it answered with {type(answer).__name__}"
 
 
 def _drop(answer: object) -> None:

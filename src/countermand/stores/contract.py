@@ -4,7 +4,8 @@ The names, the signatures and the default are documented and fixed. What the doc
 suite, tests/contract/test_revocation_store.py, holds every store of ours to it.
 """
 
-from typing import Final, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from countermand.errors import InvalidValueError
 
@@ -46,6 +47,37 @@ class RevocationStore(Protocol):
             ReadOnlyStoreError: the store only answers; raised whatever the arguments.
         """
         ...
+
+
+@runtime_checkable
+class BatchRevocationStore(RevocationStore, Protocol):
+    """A store that answers many questions in one wait. No store needs to; see `answers_batches`."""
+
+    def are_revoked(self, sids: Sequence[str]) -> Sequence[bool]:
+        """Return what `is_revoked` says of each of `sids`, in the same order. But where it cannot know, it says so.
+
+        Whoever asks here can tell "revoked" from "not known"; `is_revoked` has no word for it.
+
+        Raises:
+            StoreError: it cannot know, and was not told to let pass what it does not know.
+            TypeError: `sids` is a str, or one of them is no string.
+        """
+        ...
+
+
+def answers_batches(store: object) -> TypeGuard[BatchRevocationStore]:
+    """True if `are_revoked` may be asked in place of `is_revoked`."""
+    return offers(store, "are_revoked", instead_of="is_revoked")
+
+
+def offers(store: object, batch: str, *, instead_of: str) -> bool:
+    """True if the class of `store` has a method `batch`, and no subclass has changed `instead_of` alone."""
+    if instead_of in getattr(store, "__dict__", ()):
+        return False
+    for owner in type(store).__mro__:
+        if batch in vars(owner) or instead_of in vars(owner):
+            return batch in vars(owner)
+    return False
 
 
 def is_blocking(store: object) -> bool:
