@@ -331,6 +331,7 @@ async def test_a_mandate_from_the_future_is_no_more_exchanged_than_let_in_after_
     await family.rooms.service.revoking.cut_off("all", before_ms=family.rooms.clock.wall_ms - 120_000)
     family.token["alice"] = (await family.rooms.service.minting.issue(family.session["alice"].id, [TOOLS], [])).token
     family.rooms.clock.wall_ms -= 5_000
+    family.rooms.heartbeat._last_signed = None  # as after a start
     assert await Verifier(family.rooms).passing(alice=family.token["alice"]) == set()
     with pytest.raises(NotActiveError):
         await family.exchange("alice", agent="planner")

@@ -10,8 +10,8 @@ from typing import TypeVar
 import pytest
 
 from countermand.authority import heartbeat as heartbeat_module
-from countermand.errors import ClockError, DataError
-from countermand.log.anchor import Kind
+from countermand.errors import ClockError, DataError, NotFoundError
+from countermand.log.anchor import Kind, own_id
 from countermand.log.checkpoint import parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.state import CLOCK_TOLERANCE_MS
@@ -205,15 +205,86 @@ async def test_a_wish_while_one_is_being_signed_makes_another(rooms: Rooms) -> N
         await _soon(rooms.heartbeat.after(second))
 
 
+async def test_a_revocation_is_covered_by_a_checkpoint_of_its_own_when_it_is_answered(rooms: Rooms) -> None:
+    session = await rooms.session()
+    readings = rooms.clock.readings
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    covering = await _soon(rooms.heartbeat.after(None))
+    assert covering is not None
+    head = await rooms.head()
+    checkpoint = parse_checkpoint(covering.signed).verify(rooms.pin)
+    assert (checkpoint.rev.seq, checkpoint.rev, checkpoint.link) == (1, head.rev, head.link)
+    assert rooms.clock.readings > readings
+
+
+async def test_what_was_revoked_before_is_not_signed_for_again(rooms: Rooms) -> None:
+    """Nothing is written then, and who has only read cannot know whether there is a newer head."""
+    session = await rooms.session()
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    covering = await _soon(rooms.heartbeat.after(None))
+    rooms.clock.advance(10)
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    assert await _soon(rooms.heartbeat.after(None)) is covering
+
+
+async def test_the_time_of_a_revocations_checkpoint_is_that_of_before_it_waited(rooms: Rooms) -> None:
+    session = await rooms.session()
+    async with writing(rooms.database) as connection:
+        readings = rooms.clock.readings
+        revoking = asyncio.create_task(rooms.service.revoking.revoke(Kind.SESSION, session.id))
+        await until(lambda: rooms.clock.readings > readings, "it has begun")
+        rooms.clock.advance(700)
+        await rooms.append_in(connection)
+    await revoking
+    covering = await _soon(rooms.heartbeat.after(None))
+    assert covering is not None
+    assert (covering.checkpoint.at_ms, covering.checkpoint.rev.seq) == (NOW_MS, 2)
+
+
+async def test_a_revocation_against_the_clocks_is_committed_and_not_signed(rooms: Rooms) -> None:
+    session = await rooms.session()
+    await rooms.heartbeat.sign()
+    rooms.clock.wall_ms += 60_000
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    assert (await rooms.head()).rev.seq == 1
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await rooms.heartbeat.after(None)
+    async with file_of(rooms.data.database) as file:
+        assert file.execute("SELECT at_ms FROM heartbeat").fetchall() == [(NOW_MS,)]
+
+
 @pytest.mark.usefixtures("only_wishes")
-async def test_a_revocation_is_covered_by_a_checkpoint_at_once(rooms: Rooms) -> None:
+async def test_a_revocation_for_whose_answer_nobody_waits_is_covered_all_the_same(rooms: Rooms) -> None:
     session = await rooms.session()
     async with beating(rooms):
         first = await rooms.heartbeat.after(None)
-        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+        async with writing(rooms.database):
+            readings = rooms.clock.readings
+            revoking = asyncio.create_task(rooms.service.revoking.revoke(Kind.SESSION, session.id))
+            await until(lambda: rooms.clock.readings > readings, "it has begun")
+            revoking.cancel()
+            await asyncio.wait([revoking])
         covering = await _soon(rooms.heartbeat.after(first))
     assert covering is not None
     assert covering.checkpoint.rev.seq == 1
+
+
+async def test_a_revocation_that_fails_is_not_signed(rooms: Rooms) -> None:
+    with pytest.raises(NotFoundError):
+        await rooms.service.revoking.revoke(Kind.SESSION, own_id(Kind.SESSION, bytes(16)))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await rooms.heartbeat.after(None)
+
+
+async def test_a_checkpoint_that_comes_after_a_later_one_is_passed_over(rooms: Rooms) -> None:
+    earlier = await rooms.heartbeat.sign()
+    session = await rooms.session()
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    covering = await _soon(rooms.heartbeat.after(None))
+    rooms.heartbeat._announce(earlier)
+    assert await _soon(rooms.heartbeat.after(None)) is covering
 
 
 async def test_a_checkpoint_comes_every_second_without_a_wish(rooms: Rooms) -> None:

@@ -146,9 +146,9 @@ async def test_following_ends_when_the_authority_stops(alive: Rooms) -> None:
 
 async def test_a_snapshot_holds_what_is_in_force_and_a_replica_loads_it(rooms: Rooms) -> None:
     session = await rooms.session()
-    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     await rooms.append(1, expires_at_ms=NOW_MS - 10_000)
     await rooms.append(1, expires_at_ms=None)
+    await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     async with beating(rooms):
         snapshot, _ = await _snapshot(rooms)
     head = await rooms.head()

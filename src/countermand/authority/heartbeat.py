@@ -1,16 +1,19 @@
-"""Checkpoints: signed every second, and at once after a revocation.
+"""Checkpoints: signed every second, and with every revocation.
 
 The rules, each from an attack:
     1. The time is taken before the head is read, so a checkpoint never claims more than it knows.
     2. Every checkpoint costs one committed transaction; nothing is signed from memory, and nothing before the commit.
     3. Where wall clock and boot clock disagree on how much time has passed, nothing is signed, and we say so.
+
+The transaction that revokes is as good as any, for it has written, and locked the head: when it is answered, its
+checkpoint is on its way.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import case, update
@@ -18,13 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.database import Database
-from countermand.authority.ledger import Head, Ledger
+from countermand.authority.ledger import Appended, Head, Ledger
 from countermand.errors import AuthorityError, ClockError
+from countermand.log.anchor import Rev
 from countermand.log.checkpoint import Checkpoint
 from countermand.log.freshness import Instant
 from countermand.log.state import CLOCK_TOLERANCE_MS
 
 INTERVAL_S: Final = 1.0
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -89,9 +95,32 @@ class Heartbeat:
         now = self._clock()
         self._check(now)
         head = await self._database.write(lambda connection: self._beat(connection, now))
-        checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms)
-        self._last_signed = now
-        return SignedCheckpoint(checkpoint, checkpoint.sign(self._key))
+        return self._signed(head, now)
+
+    async def commit(self, work: Callable[[AsyncConnection], Awaitable[tuple[_T, Sequence[Appended]]]]) -> _T:
+        """Return what `work` returns beside the entries that it appends; a checkpoint of them is on its way.
+
+        It is one transaction that may write. Where nothing can be signed, it is committed all the same.
+        Raises: as Database.write.
+        """
+        now = self._clock()
+        try:
+            result, appended = await self._database.write(work)
+        except asyncio.CancelledError:
+            self.sign_soon()  # whoever gives up does not stop the commit
+            raise
+        if appended:
+            self._ledger.remember([one.candidate for one in appended])
+            self._sign_appended(appended[-1], now)
+        return result
+
+    def _sign_appended(self, last: Appended, now: Instant) -> None:
+        try:
+            self._check(now)
+        except ClockError:
+            self.sign_soon()  # it fails as well, and says why
+        else:
+            self._announce(self._signed(Head(last.entry.rev, last.candidate.link), now))
 
     async def _beat(self, connection: AsyncConnection, now: Instant) -> Head:
         """Note the time, which never goes back in the database, and read the head. It writes every time: rule 2."""
@@ -99,6 +128,11 @@ class Heartbeat:
         later = case((noted < now.wall_ms, now.wall_ms), else_=noted)
         await connection.execute(update(tables.heartbeat).values(at_ms=later))
         return await self._ledger.head(connection)
+
+    def _signed(self, head: Head, now: Instant) -> SignedCheckpoint:
+        checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms)
+        self._last_signed = now
+        return SignedCheckpoint(checkpoint, checkpoint.sign(self._key))
 
     def _check(self, now: Instant) -> None:
         last = self._last_signed
@@ -111,6 +145,8 @@ class Heartbeat:
             )
 
     def _announce(self, signed: SignedCheckpoint) -> None:
+        if self._newest is not None and _order(signed) < _order(self._newest):
+            return  # a later commit was quicker
         self._newest = signed
         came, self._came = self._came, asyncio.Event()
         came.set()
@@ -121,3 +157,7 @@ class Heartbeat:
                 await self._wanted.wait()
         except TimeoutError:
             return
+
+
+def _order(signed: SignedCheckpoint) -> tuple[Rev, int]:
+    return signed.checkpoint.rev, signed.checkpoint.at_ms

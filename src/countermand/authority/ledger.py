@@ -4,7 +4,8 @@ The one head row is locked last of all in a transaction and gives the next numbe
 of commits, and there is no gap. Source: docs/protocol.md, "Chain".
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.errors import DataError
 from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
-from countermand.log.chain import Candidate, LogId, genesis, next_link
+from countermand.log.chain import Candidate, LogId, genesis
 from countermand.log.entry import Entry
 from countermand.log.revoked import RevokedSet
 from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
@@ -37,6 +38,14 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Appended:
+    """A new entry, and as what it travels."""
+
+    entry: Entry
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
 class Bound:
     """All cutoffs for one target: what was opened before entry `seq`, or at `before_ms` or earlier, has ended."""
 
@@ -54,6 +63,7 @@ class Ledger:
 
     def __init__(self, database: Database, log_id: LogId) -> None:
         self._database = database
+        self._newest: deque[Candidate] = deque(maxlen=PAGE)  # without a gap; all of them committed
         self.log_id = log_id
 
     @classmethod
@@ -114,7 +124,7 @@ class Ledger:
         reason: str = "",
         issuer: str = "",
         issued_before_ms: int | None = None,
-    ) -> Entry:
+    ) -> Appended:
         """Append a revocation inside the caller's transaction, as its last step: from here on the head is locked.
 
         Raises:
@@ -122,8 +132,7 @@ class Ledger:
         """
         row = (await connection.execute(select(tables.head).with_for_update())).one()
         entry = Entry(row.generation, row.seq + 1, kind, id_, at_ms, reason, issuer, issued_before_ms, expires_at_ms)
-        data = entry.to_bytes()
-        link = next_link(row.link, data)
+        candidate = Candidate(entry.seq, row.link, entry.to_bytes())
         await connection.execute(
             insert(tables.entries).values(
                 seq=entry.seq,
@@ -133,13 +142,20 @@ class Ledger:
                 id=id_,
                 expires_at_ms=expires_at_ms,
                 issued_before_ms=issued_before_ms,
-                previous=row.link,
-                link=link,
-                data=data,
+                previous=candidate.previous,
+                link=candidate.link,
+                data=candidate.entry,
             )
         )
-        await connection.execute(update(tables.head).values(seq=entry.seq, link=link))
-        return entry
+        await connection.execute(update(tables.head).values(seq=entry.seq, link=candidate.link))
+        return Appended(entry, candidate)
+
+    def remember(self, committed: Iterable[Candidate]) -> None:
+        """Keep the newest entries at hand: all who follow ask for them at once."""
+        for candidate in committed:
+            if self._newest and candidate.seq != self._newest[-1].seq + 1:
+                self._newest.clear()
+            self._newest.append(candidate)
 
     async def find(self, connection: AsyncConnection, kind: Kind, id_: str, issuer: str = "") -> Entry | None:
         """Return the newest entry that revokes (kind, issuer, id)."""
@@ -184,6 +200,9 @@ class Ledger:
 
     async def pages(self, after: int, through: int) -> AsyncIterator[list[Candidate]]:
         """Yield the entries after `after` up to `through`, some at a time; each page is a transaction of its own."""
+        if self._newest and self._newest[0].seq <= after + 1 and after < through <= self._newest[-1].seq:
+            yield [candidate for candidate in self._newest if after < candidate.seq <= through]
+            return
         columns = (tables.entries.c.seq, tables.entries.c.previous, tables.entries.c.data)
         while after < through:
             query = select(*columns).where(tables.entries.c.seq > after, tables.entries.c.seq <= through)

@@ -40,20 +40,25 @@ class LedgerReader:
 
     async def snapshot(self) -> AsyncGenerator[bytes, None]:
         """Yield a snapshot at most 1,000 entries behind. Raises: UnreachableError, when the authority stops."""
-        newest = await self._heartbeat.after(None)
-        if newest is None:
-            raise UnreachableError("the authority is stopping")
-        data = await self._made(newest.checkpoint)
+        _, data = await self._made(behind=SNAPSHOT_ENTRIES)
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
 
-    async def _made(self, at: Checkpoint) -> bytes:
-        while self._snapshot is None or at.rev.seq - self._snapshot[0].rev.seq > SNAPSHOT_ENTRIES:
+    async def newest_snapshot(self) -> tuple[Checkpoint, bytes]:
+        """Return a snapshot of all entries, and where it lies. Raises: UnreachableError, when the authority stops."""
+        return await self._made(behind=0)
+
+    async def _made(self, *, behind: int) -> tuple[Checkpoint, bytes]:
+        newest = await self._heartbeat.after(None)
+        if newest is None:
+            raise UnreachableError("the authority is stopping")
+        at = newest.checkpoint
+        while self._snapshot is None or at.rev.seq - self._snapshot[0].rev.seq > behind:
             if self._making is None:
                 self._making = asyncio.create_task(self._make(at))
                 self._making.add_done_callback(_retrieved)
             await asyncio.shield(self._making)  # of a million entries it takes longer than one caller may wait
-        return self._snapshot[1]
+        return self._snapshot
 
     async def _make(self, at: Checkpoint) -> None:
         """Keep a snapshot of `at`, whoever still waits for it. Raises: UnreachableError, when the authority stops."""

@@ -5,7 +5,8 @@ and returns the entry that stands.
 Source: docs/protocol.md, "Path" and "Cutoffs".
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import TypeAlias
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,7 +16,7 @@ from countermand.authority.cascade import begin_cascade, reach_of, reach_of_cuto
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Appended, Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, Grant, Preview, Reach, Revocation
 from countermand.authority.views import grant_of
@@ -23,6 +24,9 @@ from countermand.errors import DataError, InvalidValueError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
+
+Answer: TypeAlias = tuple[Revocation, list[Appended]]
+"""What was revoked, and the entries that this has appended."""
 
 
 class Revoking:
@@ -54,36 +58,36 @@ class Revoking:
         if not is_kept:
             return await self._revoke_unkept(kind, id_, issuer, reason)
 
-        async def work(connection: AsyncConnection) -> Revocation:
+        async def work(connection: AsyncConnection) -> Answer:
             row = await read_row(connection, id_, kind, lock=True)
             if row.revoked_at_ms is not None:
-                return await self._standing(connection, kind, id_)
+                return await self._standing(connection, kind, id_), []
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await reach_of(connection, row.number, now_ms)
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascade(connection, row)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
-            entry = await self._ledger.append(
+            appended = await self._ledger.append(
                 connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason
             )
-            return _revocation(entry, reach)
+            return _revocation(appended.entry, reach), [appended]
 
-        return await self._appended(work)
+        return await self._heartbeat.commit(work)
 
     async def _revoke_unkept(self, kind: Kind, id_: str, issuer: str, reason: str) -> Revocation:
-        async def work(connection: AsyncConnection) -> Revocation:
+        async def work(connection: AsyncConnection) -> Answer:
             known = await self._ledger.find(connection, kind, id_, issuer)
             if known is not None:
-                return _revocation(known, NOTHING, is_new=False)
+                return _revocation(known, NOTHING, is_new=False), []
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             is_ours = not issuer and kind_of(id_) is kind
             expires_at_ms = await self._ledger.expiry(connection, now_ms) if is_ours else None
-            entry = await self._ledger.append(
+            appended = await self._ledger.append(
                 connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer
             )
-            return _revocation(entry, NOTHING)
+            return _revocation(appended.entry, NOTHING), [appended]
 
-        return await self._appended(work)
+        return await self._heartbeat.commit(work)
 
     async def close_grant(self, id_: str) -> Grant:
         """Close a grant for the future: nothing new is opened or minted by it, and what was goes on until it expires.
@@ -115,11 +119,11 @@ class Revoking:
         issuer = self._foreign(issuer)
         check_cutoff(target, issuer, before_ms, self._clock().wall_ms)
 
-        async def work(connection: AsyncConnection) -> Revocation:
+        async def work(connection: AsyncConnection) -> Answer:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
-            entry = await self._ledger.append(
+            appended = await self._ledger.append(
                 connection,
                 Kind.CUTOFF,
                 target,
@@ -129,9 +133,9 @@ class Revoking:
                 issuer=issuer,
                 issued_before_ms=before_ms,
             )
-            return _revocation(entry, reach)
+            return _revocation(appended.entry, reach), [appended]
 
-        return await self._appended(work)
+        return await self._heartbeat.commit(work)
 
     async def preview(self, kind: Kind, id_: str, *, issuer: str = "", bare: bool = False) -> Preview:
         """Say what `revoke` would end; of an id of which nothing is kept, nothing. Raises: as `revoke`."""
@@ -175,11 +179,6 @@ class Revoking:
         if entry is None:
             raise DataError(f"the {WORDS[kind]} is revoked, and its entry is gone from the ledger")
         return _revocation(entry, NOTHING, is_new=False)
-
-    async def _appended(self, work: Callable[[AsyncConnection], Awaitable[Revocation]]) -> Revocation:
-        revocation = await self._database.write(work)
-        self._heartbeat.sign_soon()
-        return revocation
 
 
 async def _mark(connection: AsyncConnection, row: Row, column: str, now_ms: int) -> None:
