@@ -50,13 +50,13 @@ def next_link(previous: bytes, entry: bytes) -> bytes:
     return hashlib.sha256(_LINK + previous + entry).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not `frozen`, as an Entry is not
 class Candidate:
     """What claims to be entry `seq`: the link before it, and its bytes. Believed once a checkpoint covers it."""
 
-    seq: int
-    previous: bytes
-    entry: bytes
+    seq: Final[int]
+    previous: Final[bytes]
+    entry: Final[bytes]
 
     @property
     def link(self) -> bytes:

@@ -12,6 +12,8 @@ from countermand.errors import MalformedError
 MAX_MS: Final = 2**53 - 1
 """Numbers stay exact where numbers are doubles (JSON, JavaScript)."""
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/   ")  # a space is in no alphabet
+_PADDING = (b"", b"", b"==", b"=")  # by how many characters there are over four; there is nothing with one
+_LAST = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")  # the last character has bits to spare, which are zeros
 _VARINT_BYTES = 8  # 53 bits, seven at a time
 
 
@@ -108,11 +110,10 @@ def from_base64(text: str | bytes) -> bytes:
     """Return the bytes that unpadded base64url writes. Raises: MalformedError, also for any second spelling."""
     try:
         encoded = text.encode("ascii") if isinstance(text, str) else text
-        padding = b"=" * (-len(encoded) % 4)
-        data = binascii.a2b_base64(encoded.translate(_TO_STANDARD) + padding, strict_mode=True)
+        over = len(encoded) % 4
+        data = binascii.a2b_base64(encoded.translate(_TO_STANDARD) + _PADDING[over], strict_mode=True)
     except (binascii.Error, UnicodeEncodeError):
         raise MalformedError("not base64url") from None
-    tail = len(data) % 3
-    if tail and to_base64(data[-tail:]).encode() != encoded[-tail - 1 :]:  # the last character has bits to spare
+    if over and encoded[-1] not in _LAST[over]:
         raise MalformedError("not base64url in its only spelling")
     return data

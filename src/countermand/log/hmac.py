@@ -6,7 +6,6 @@ fields under the same signature. So such a message is neither signed nor accepte
 Source: docs/protocol.md, "The documented signature".
 """
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Final
@@ -31,7 +30,7 @@ def stream_signature(key: bytes, stream: str, fields: Mapping[str, str]) -> str:
     if any("\n" in line for line in lines):
         raise MalformedError("a signed field has no newline")
     text = "\n".join(lines) + "\n"
-    return hmac.new(key, text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode(errors="surrogatepass"), "sha256").hex()
 
 
 def signature_holds(key: bytes, stream: str, fields: Mapping[str, str]) -> bool:

@@ -108,6 +108,15 @@ class RevokedSet:
         seqs[key] = seq
         self._held.add(key)
 
+    def add_many(self, seqs: Mapping[bytes, int], hour: int) -> None:
+        """Hold each key until `hour`, as `add` does; quicker where none of them is held."""
+        if not self._held.isdisjoint(seqs):
+            for key, seq in seqs.items():
+                self.add(key, seq, hour)
+            return
+        self._seqs.setdefault(hour, {}).update(seqs)
+        self._held.update(seqs)
+
     def add_cutoff(self, key: bytes, cutoff: Cutoff) -> None:
         """Hold `cutoff` beside what is in force for the same target."""
         self.has_cutoffs = True
@@ -125,8 +134,8 @@ class RevokedSet:
     def add_all(self, other: "RevokedSet") -> None:
         """Hold all that `other` holds."""
         for hour, seqs in other._seqs.items():  # noqa: SLF001 - a set of its own kind
-            for key, seq in seqs.items():
-                self.add(key, seq, hour)
+            for key in seqs.keys() - self._seqs.get(hour, _NOTHING).keys():  # mostly none, and then at once
+                self.add(key, seqs[key], hour)
         for key, cutoff in other._cutoffs.items():  # noqa: SLF001 - a set of its own kind
             self.add_cutoff(key, cutoff)
 
