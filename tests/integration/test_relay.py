@@ -1,97 +1,31 @@
 """The ledger over a real Redis, to real replicas: what is lost on the way is found out, and mended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from countermand.authority.relay import Relay, Source, Stream
-from countermand.log.anchor import Anchor, Anchors, Kind, Rev
+from countermand.authority.relay import Relay
+from countermand.errors import BadAnswerError
+from countermand.log.anchor import Kind
 from countermand.log.chain import next_link
 from countermand.log.checkpoint import Checkpoint
 from countermand.log.codec import to_base64
 from countermand.log.entry import Entry
-from countermand.log.freshness import Instant
 from countermand.log.hmac import signature_holds
-from countermand.log.state import LogState
-from countermand.log.verdict import CLEAR, Revoked
-from countermand.log.wire import REVOCATION_STREAM, signed_messages, to_fields
-from countermand.replica.replica import Replica, ReplicaState
-from countermand.transport.redis import Keys, RedisLog, open_writer
-from countermand.wiring import follower, system_clock
+from countermand.log.verdict import CLEAR
+from countermand.log.wire import signed_messages, to_fields
+from countermand.transport.redis import open_writer
+from countermand.wiring import system_clock
 from countermand.wiring.tasks import beside
-from tests.integration.rooms import HeldClock, Rooms, rooms_open
+from tests.integration.planes import HMAC_KEY, KEYS, Plane, following, plane, session_anchors
 from tests.redis_server import RedisServer
 from tests.running import until
 from tests.signer import Signer
 
 pytestmark = pytest.mark.anyio
-
-KEYS = Keys.of()
-HMAC_KEY = bytes.fromhex("0123456789abcdef" * 4)
-
-
-class MachineClock(HeldClock):
-    """This machine's clocks, where a test would hold them."""
-
-    def __call__(self) -> Instant:
-        now = system_clock()
-        self.wall_ms, self.boot_ms = now.wall_ms, now.boot_ms
-        return now
-
-
-@dataclass
-class Plane:
-    """An authority whose relay runs, a Redis, and replicas that follow it there."""
-
-    rooms: Rooms
-    redis: RedisServer
-    relay: Relay
-    replicas: list[Replica] = field(default_factory=list)
-
-    async def revoke(self, count: int = 1) -> list[str]:
-        """Revoke sessions that are opened for it; return their ids."""
-        sessions = [await self.rooms.session(subject=f"subject {number}") for number in range(count)]
-        for session in sessions:
-            await self.rooms.service.revoking.revoke(Kind.SESSION, session.id)
-        return [session.id for session in sessions]
-
-    async def caught_up(self) -> None:
-        """Wait until every replica is fresh, and ends where the ledger does."""
-        head = await self.rooms.head()
-        for replica in self.replicas:
-            await until(partial(_is_at, replica, head.rev), "the replica is fresh, and ends where the ledger does")
-
-    def revokes(self, ids: list[str]) -> bool:
-        asked = [Anchors((Anchor(Kind.SESSION, id_),)) for id_ in ids]
-        return all(isinstance(replica.check(one), Revoked) for replica in self.replicas for one in asked)
-
-
-def _is_at(replica: Replica, rev: Rev) -> bool:
-    return replica.state.rev == rev and replica.status().state is ReplicaState.FRESH
-
-
-@asynccontextmanager
-async def plane(path: Path, *, replicas: int = 1, hmac_keys: tuple[bytes, ...] = (HMAC_KEY,)) -> AsyncIterator[Plane]:
-    """Run all of it, by this machine's clocks."""
-    with RedisServer(path / "redis") as server:
-        async with rooms_open(path, clock=MachineClock()) as rooms, AsyncExitStack() as stack:
-            source = Source(rooms.ledger, rooms.heartbeat, rooms.reader, rooms.service.descendants, rooms.pin)
-            relay = Relay(
-                source, Stream(REVOCATION_STREAM, hmac_keys), partial(open_writer, server.url, KEYS), system_clock
-            )
-            await stack.enter_async_context(beside(rooms.heartbeat.run(), stop=rooms.heartbeat.close))
-            await stack.enter_async_context(beside(relay.run()))
-            running = Plane(rooms, server, relay)
-            for _ in range(replicas):
-                replica = Replica(LogState(rooms.pin), system_clock, local=True)
-                await stack.enter_async_context(beside(follower(replica, RedisLog(server.url, KEYS)).run()))
-                running.replicas.append(replica)
-            yield running
 
 
 async def test_what_is_revoked_reaches_every_replica(tmp_path: Path) -> None:
@@ -123,12 +57,11 @@ async def test_after_a_loss_old_and_new_replicas_end_where_the_ledger_does(
         await running.caught_up()
         await asyncio.to_thread(loss, running.redis)
         ids += await running.revoke(3)
-        fresh = Replica(LogState(running.rooms.pin), system_clock, local=True)
-        running.replicas.append(fresh)
-        async with beside(follower(fresh, RedisLog(running.redis.url, KEYS)).run()):
+        async with following(running.rooms.pin, running.redis.url) as fresh:
+            running.replicas.append(fresh)
             await running.caught_up()
             assert running.revokes(ids)
-            good = Anchors((Anchor(Kind.SESSION, (await running.rooms.session()).id),))
+            good = session_anchors((await running.rooms.session()).id)
             assert [replica.check(good) for replica in running.replicas] == [CLEAR, CLEAR]
 
 
@@ -140,9 +73,12 @@ async def test_a_consumer_of_the_documents_learns_of_what_is_revoked_and_of_its_
         helper = await opening.start_agent(session.application_id, "helper", 3600, parent_id=agent.id)
         await running.rooms.service.revoking.revoke(Kind.SESSION, session.id)
         client = running.redis.client(decode_responses=True)
-        await until(lambda: len(client.xrange(KEYS.stream)) == 3, "the entry and both descendants are there")
-        messages = [fields for _, fields in client.xrange(KEYS.stream)]
-        assert [fields["session_id"] for fields in messages] == [session.id, agent.id, helper.id]
+
+        def told() -> dict[str, dict[str, str]]:  # the first message for each; it may come again
+            return {fields["session_id"]: fields for _, fields in reversed(client.xrange(KEYS.stream))}
+
+        await until(lambda: len(told()) == 3, "the entry and both descendants are there")
+        messages = [told()[id_] for id_ in (session.id, agent.id, helper.id)]
         assert [fields.get("agent_session_id") for fields in messages] == [None, agent.id, helper.id]
         assert ["cm_entry" in fields for fields in messages] == [True, False, False]
         assert all(signature_holds(HMAC_KEY, KEYS.stream, fields) for fields in messages)
@@ -153,7 +89,8 @@ async def test_in_a_rotation_every_message_comes_once_for_each_key(tmp_path: Pat
     async with plane(tmp_path, hmac_keys=both) as running:
         await running.revoke(2)
         await running.caught_up()
-        messages = [fields for _, fields in running.redis.client(decode_responses=True).xrange(KEYS.stream)]
+        stream = running.redis.client(decode_responses=True).xrange(KEYS.stream)
+        messages = [fields for _, fields in stream if "cm_entry" in fields]
         signers = [[signature_holds(key, KEYS.stream, fields) for key in both] for fields in messages]
         assert signers == [[True, False], [False, True]] * 2
         assert [fields["outbox_id"] for fields in messages] == ["entry-1", "entry-1", "entry-2", "entry-2"]
@@ -171,6 +108,86 @@ async def test_what_was_lost_comes_again_for_consumers_of_the_documents(tmp_path
             return {fields["session_id"] for _, fields in client.xrange(KEYS.stream)}
 
         await until(lambda: named() >= set(ids), "everything in force has been published again")
+
+
+async def test_what_was_trimmed_comes_again_for_consumers_of_the_documents(tmp_path: Path) -> None:
+    async with plane(tmp_path) as running:
+        ids = await running.revoke(10)
+        await running.caught_up()
+        running.relay._published_again_ms = None
+        client = running.redis.client(decode_responses=True)
+        newest, _ = client.xrevrange(KEYS.stream, count=1)[0]
+        client.xtrim(KEYS.stream, minid=newest, approximate=False)
+        ids += await running.revoke(1)
+
+        def named() -> set[str]:
+            return {fields["session_id"] for _, fields in client.xrange(KEYS.stream) if "cm_entry" not in fields}
+
+        await until(lambda: named() >= set(ids), "everything in force has been published again")
+
+
+async def test_two_relays_on_one_stream_publish_each_entry_once(tmp_path: Path) -> None:
+    async with plane(tmp_path) as running:
+        relay = running.relay
+        other = Relay(relay.source, relay.stream, relay._open_writer, system_clock)
+        async with beside(other.run()):
+            await until(lambda: other._refreshed_ms is not None, "the other has published too")
+            ids = await running.revoke(10)
+            await running.caught_up()
+            stream = running.redis.client(decode_responses=True).xrange(KEYS.stream)
+            entries = [fields["session_id"] for _, fields in stream if "cm_entry" in fields]
+            assert entries == ids
+
+
+async def test_who_has_not_seen_the_newest_checkpoint_writes_nothing(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        async with open_writer(server.url, KEYS) as writer:
+            start = await writer.look()
+            assert await writer.append([{"a": "1"}], b"checkpoint", start) is not None
+            assert await writer.append([{"a": "2"}], b"checkpoint", start) is None
+        assert server.client().xlen(KEYS.stream) == server.client().xlen(KEYS.checkpoints) == 1
+
+
+async def test_where_a_key_is_no_stream_no_checkpoint_is_written(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        async with open_writer(server.url, KEYS) as writer:
+            start = await writer.look()
+            server.client().set(KEYS.stream, "no stream")
+            with pytest.raises(BadAnswerError):
+                await writer.append([], b"checkpoint", start)
+        assert not server.client().exists(KEYS.checkpoints)
+
+
+async def test_a_cursor_ahead_of_every_checkpoint_is_dropped_though_messages_go_on(tmp_path: Path) -> None:
+    """As after a failover, when ids have fallen back."""
+    async with plane(tmp_path) as running:
+        await running.revoke(2)
+        await running.caught_up()
+        client = running.redis.client()
+        (id_, newest), *_ = client.xrevrange(KEYS.checkpoints, count=1)
+        ahead = f"{int(id_.split(b'-')[0]) + 3_600_000}-0"
+        client.xadd(KEYS.checkpoints, newest, id=ahead)
+        await running.revoke(1)
+        await running.caught_up()
+        client.delete(KEYS.checkpoints)
+        async with beside(_chatter(client)):
+            await running.revoke(1)
+            await running.caught_up()
+
+
+async def _chatter(client: Any) -> None:
+    while True:
+        client.xadd(KEYS.stream, {"session_id": "of another"})
+        await asyncio.sleep(0.1)
+
+
+async def test_a_replica_that_is_pages_behind_reads_them_all_before_it_believes_a_checkpoint(tmp_path: Path) -> None:
+    async with plane(tmp_path) as running:
+        await running.rooms.fill(2_500)
+        await running.caught_up()
+        async with following(running.rooms.pin, running.redis.url) as late:
+            running.replicas.append(late)
+            await running.caught_up()
 
 
 async def test_a_snapshot_that_is_gone_is_laid_again_though_nothing_is_revoked(tmp_path: Path) -> None:
@@ -213,6 +230,20 @@ async def repeat_and_reorder(running: Plane) -> None:
         client.xadd(KEYS.stream, fields)
 
 
+async def write_nonsense(running: Plane) -> None:
+    """Our names where values stand, names twice, values of every kind in our fields."""
+    client = running.redis.client()
+    for fields in (
+        ["reason", "cm_seq"],
+        ["cm_checkpoint", "cm_seq", "reason", "cm_checkpoint"],
+        ["cm_seq", "12", "cm_seq", "13"],
+        ["cm_seq", "\xff", "cm_prev", "\0" * 44, "cm_entry", "=" * 9_000, "cm_checkpoint", "A" * 9_000],
+        ["cm_seq", "9" * 40, "cm_prev", "", "cm_entry", "", "cm_checkpoint", ""],
+    ):
+        for key in (KEYS.stream, KEYS.checkpoints):
+            client.execute_command("XADD", key, "*", *fields)
+
+
 async def write_as_others_do(running: Plane) -> None:
     """Another producer, whose messages push out ours."""
     client = running.redis.client()
@@ -237,6 +268,7 @@ FAULTS: dict[str, Callable[[Plane], Awaitable[None]]] = {
     "old numbers at the end": forge_small_numbers,
     "an old checkpoint": replay_a_checkpoint,
     "everything again, in reverse": repeat_and_reorder,
+    "nonsense": write_nonsense,
     "another producer's MAXLEN": write_as_others_do,
     "connections that are cut": cut_every_connection,
     "a server that never answers": stop_answering,
@@ -253,10 +285,9 @@ async def test_amid_a_fault_nothing_revoked_passes_and_after_it_every_replica_en
         await fault(running)
         assert running.revokes(ids), "what is known stays known"
         ids += await running.revoke(3)
-        fresh = Replica(LogState(running.rooms.pin), system_clock, local=True)
-        running.replicas.append(fresh)
-        async with beside(follower(fresh, RedisLog(running.redis.url, KEYS)).run()):
+        async with following(running.rooms.pin, running.redis.url) as fresh:
+            running.replicas.append(fresh)
             await running.caught_up()
             assert running.revokes(ids)
-            good = Anchors((Anchor(Kind.SESSION, (await running.rooms.session()).id),))
+            good = session_anchors((await running.rooms.session()).id)
             assert [replica.check(good) for replica in running.replicas] == [CLEAR, CLEAR]

@@ -14,7 +14,7 @@ from countermand.log.entry import Entry
 from countermand.settings import ClientSettings
 from countermand.tokens.cache import VerifiedToken
 from countermand.transport.http import HttpLog, check_api_key, check_url
-from countermand.wiring import Following, connect, keys_of
+from countermand.wiring import Following, connect, keys_of, redis_log
 from tests.clocks import held
 from tests.signer import Signer
 from tests.unit.guarded import TOKEN_TEXT
@@ -293,3 +293,28 @@ def test_an_event_loop_that_has_stopped_keeps_no_other_from_following() -> None:
         assert stopped.run(once()) == 1
         assert not following.running
         assert asyncio.run(once()) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "is_exposed"),
+    [
+        ("redis://cache.example:6379/0", True),
+        ("redis://:secret@10.0.0.5", True),
+        ("redis+sentinel://127.0.0.1,sentinel.example/main", True),
+        ("redis+cluster://node.example", True),
+        ("redis://", False),
+        ("redis://localhost:6379", False),
+        ("redis://127.0.0.2:6379/0", False),
+        ("redis://[::1]:6379", False),
+        ("redis+sentinel://127.0.0.1,localhost/main", False),
+        ("unix:///run/redis.sock", False),
+        ("rediss://cache.example", False),
+        ("rediss+cluster://node.example", False),
+    ],
+)
+def test_a_redis_on_another_machine_without_tls_is_warned_of(
+    url: str, is_exposed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_log(url)
+    assert ["not reached over TLS" in record.getMessage() for record in caplog.records] == [True] * is_exposed
+    assert "secret" not in caplog.text

@@ -168,17 +168,41 @@ async def test_a_forged_entry_beside_the_true_one_does_nothing() -> None:
 
 
 @held
-async def test_one_entry_from_far_ahead_costs_a_snapshot_and_no_more() -> None:
+async def test_one_entry_from_far_ahead_costs_nothing_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody can be made to begin again by a number, for it would be there again."""
     following = Following(1)
     far = replace(following.signer.candidates[0], seq=10**15)
-    following.log.feeds = [says(Batch((far,)))]
+
+    async def tells_of_it_again(_after: int) -> AsyncGenerator[Batch, None]:
+        while True:
+            yield Batch((far,), (following.log.checkpoint(),))
+            await asyncio.sleep(1)
+
+    following.log.feeds = [tells_of_it_again]
+    async with following.running():
+        await asyncio.sleep(1.5)
+        assert following.log.names() == ["snapshot", "after 1"]
+        assert following.judgement() is FRESH
+    assert {getattr(record, "code", None) for record in caplog.records} == {"backlog"}
+
+
+@held
+async def test_what_is_missing_where_more_is_there_already_is_waited_for() -> None:
+    following = Following(1)
+
+    async def in_two_pages(_after: int) -> AsyncGenerator[Batch, None]:
+        following.revoke(2, 3)
+        _, second, third = following.signer.candidates
+        yield Batch((third,), (following.log.checkpoint(),), has_more=True)
+        yield Batch((forged(second),), (following.log.checkpoint(),), has_more=True)
+        yield Batch((second,), (following.log.checkpoint(),))
+        await asyncio.Event().wait()
+
+    following.log.feeds = [in_two_pages]
     async with following.running():
         await asyncio.sleep(0.05)
-        assert following.error() == "backlog"
-
-        await asyncio.sleep(2)
-        assert following.log.names() == ["snapshot", "after 1", "snapshot", "after 1"]
-        assert following.judgement() is FRESH
+        assert following.log.names() == ["snapshot", "after 1"]
+        assert following.revoked() == {1, 2, 3}
 
 
 # Another history

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -51,6 +51,13 @@ class Descendants:
         finished_at_ms = self._clock().wall_ms if page.is_last else None
         told = update(tables.cascades).where(tables.cascades.c.number == page.number)
         values = told.values(told=page.through, finished_at_ms=finished_at_ms)
+        await self._database.write(lambda connection: connection.execute(values))
+
+    async def reopen(self, since_ms: int) -> None:
+        """Tell again, from the beginning, what is being told or was since then: it may be lost."""
+        finished = tables.cascades.c.finished_at_ms
+        again = update(tables.cascades).where(or_(finished.is_(None), finished >= since_ms))
+        values = again.values(told=0, finished_at_ms=None)
         await self._database.write(lambda connection: connection.execute(values))
 
 

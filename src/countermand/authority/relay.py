@@ -1,9 +1,10 @@
 """The relay: brings the ledger to a way that may lose it, and finds out what the way has lost.
 
-    1. Entries go in order; the checkpoint last, in one step with the entries that it covers.
-    2. Where the way ends is what its newest checkpoint of ours says, verified, and nobody has written since.
-    3. A snapshot lies under what is there: whoever cannot find an entry starts from it. It is laid anew as the ledger
-       grows, and whenever something that lay above it is gone.
+    1. Entries go in order; the checkpoint last, in one step with the entries that it covers, and on the last of them.
+    2. Where the way ends is what the furthest checkpoint of ours says, verified, and nobody has written since.
+    3. A snapshot lies under what is there: whoever cannot find an entry starts from it. It is laid anew once a minute
+       while the ledger grows, so that whatever happened to what lies above is mended by then; and at once when
+       something is gone. Making it takes seconds where there is much: nothing waits for it but a way that is empty.
     4. Consumers of the documented messages know no snapshot. For them, what may have been lost is published again, and
        descendants are told, at a bounded rate that no entry waits behind.
 
@@ -20,28 +21,29 @@ from typing import Final, TypeAlias
 from countermand.authority.descendants import Descendants, Page
 from countermand.authority.heartbeat import Heartbeat, SignedCheckpoint
 from countermand.authority.ledger import DAY_MS, HOUR_MS, Ledger
-from countermand.errors import CountermandError, LogError
+from countermand.authority.reader import LedgerReader
+from countermand.errors import BadAnswerError, CountermandError, LogError
 from countermand.log.chain import Candidate
-from countermand.log.checkpoint import Pin, parse_checkpoint
+from countermand.log.checkpoint import Pin, claimed_seq, parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
-from countermand.log.ports import LogReader, LogWriter, Written
-from countermand.log.snapshot import HEADER_BYTES, SnapshotHeader
+from countermand.log.ports import LogWriter, Written
 from countermand.log.wire import documented_fields, signed_messages, to_fields
 
-GROWTH: Final = 10_000
-"""How many entries may lie above the snapshot before it is laid anew."""
+BASE_MS: Final = 60_000
+"""How old a snapshot may be when the ledger has grown; and how long it took to make it, as often as is said below."""
+BASE_TIMES: Final = 50
 REFRESH_MS: Final = DAY_MS // 2
 """How often the snapshot is laid anew at the least, and what outlives a consumer's memory is published again."""
-AGAIN_MS: Final = 600_000
-"""How often what may be lost is published again, at the most."""
+AGAIN_MS: Final = 5_000
+"""How often what may be lost is published again, at the most, and once after the other."""
 TRIM_MS: Final = 60_000
 KEPT_MS: Final = DAY_MS + HOUR_MS
 """Nothing younger is trimmed: a day, and an hour for clocks that differ."""
 TRICKLE_S: Final = 0.2
 TRICKLE: Final = 500
-"""Messages in TRICKLE_S, of what no entry may wait behind."""
-ATTEMPTS: Final = 3
+"""Messages in TRICKLE_S, of what no entry may wait behind: of descendants, and of what is published again."""
+ATTEMPTS: Final = 10
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
@@ -68,7 +70,7 @@ class Source:
 
     ledger: Ledger
     heartbeat: Heartbeat
-    log: LogReader
+    log: LedgerReader
     descendants: Descendants
     pin: Pin
 
@@ -90,6 +92,8 @@ class Relay:
         self.stream = stream
         self.losses = 0
         self.error: str | None = None
+        self.published_seq: int | None = None  # None: nothing yet
+        self.owes = True  # to consumers, all that is in force: nobody knows what was lost before
         self._open_writer = open_writer
         self._clock = clock
         self._published_again_ms: int | None = None
@@ -115,23 +119,26 @@ class Relay:
         """Return milliseconds since 1970, UTC."""
         return self._clock().wall_ms
 
-    def works(self) -> None:
-        """Take note that something was published."""
+    def works(self, seq: int) -> None:
+        """Take note that all up to entry `seq` is published."""
         if self.error is not None:
             _log.warning("the log is published again")
         self.error = None
+        self.published_seq = seq
 
     def lost(self) -> None:
         """Take note that something is gone."""
         self.losses += 1
+        self.owes = True
         _log.warning("a part of what was published is gone: a snapshot is laid, and what is in force published again")
 
     def may_publish_again(self) -> bool:
-        """Whether it is long enough since this was last answered so."""
+        """Whether all in force is owed, and it is long enough since this was last answered so. Then it no longer is."""
         now_ms, last_ms = self.now_ms(), self._published_again_ms
-        if last_ms is not None and now_ms - last_ms < AGAIN_MS:
+        if not self.owes or (last_ms is not None and now_ms - last_ms < AGAIN_MS):
             return False
         self._published_again_ms = self._refreshed_ms = now_ms
+        self.owes = False
         return True
 
     def may_refresh(self) -> bool:
@@ -158,21 +165,29 @@ class _Publication:
         self._writer = writer
         self._turn = asyncio.Lock()
         self._place: Written | None = None  # None: to be looked up
-        self._seq = 0  # every entry up to here is on the way, or under the snapshot
+        self._seq: int | None = None  # every entry up to here is on the way, or under the snapshot; None: not known
+        self._first_ms = 0  # when the first of the messages was appended for which we ask
         self._base_seq = 0  # where the snapshot lies
         self._base_ms: int | None = None  # and when it was laid; None: by nobody that we know
+        self._base_took_ms = 0
+        self._base_wanted = asyncio.Event()
+        self._repeats = False  # what lies above the snapshot, once it is laid: a part of it is gone
         self._trimmed_ms = 0  # never
         self._again: AsyncGenerator[Messages, None] | None = None
+        self._unsent: Messages = []  # of that
 
     async def run(self) -> None:
         """Publish until the heartbeat ends. Raises: as the writer and the ledger."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                trickle = tasks.create_task(self._trickle())
+                beside = [tasks.create_task(work) for work in (self._trickle(), self._lay_bases())]
                 await self._publish()
-                trickle.cancel()
+                for task in beside:
+                    task.cancel()
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+        finally:
+            self._relay.owes |= self._again is not None
 
     async def _publish(self) -> None:
         seen: SignedCheckpoint | None = None
@@ -184,81 +199,120 @@ class _Publication:
         """Append what follows up to `seen`; look first, and again, where somebody else has written."""
         for _ in range(ATTEMPTS):
             place = self._place or await self._look()
-            if self._wants_base(place, seen):
-                place = await self._lay_base(place)
+            if not (place.is_whole and (place.has_snapshot or self._base_ms is None)):
+                place = self._lost(place)
+            seq = seen.checkpoint.rev.seq
+            if self._seq is None:
+                self._seq = seq  # what was before comes with the snapshot
             self._place = await self._append_through(seen, place)
             if self._place is not None:
-                self._seq = max(self._seq, seen.checkpoint.rev.seq)
-                self._relay.works()
+                self._seq = max(self._seq, seq)
+                self._relay.works(self._seq)
                 await self._keep()
                 return
+        raise BadAnswerError("another writer comes before us again and again")
 
     async def _look(self) -> Written:
-        """Return where the way ends. Where that is nowhere, all that is in force will be published for consumers."""
+        """Return where the way ends."""
         place = await self._writer.look()
-        known = next((seq for signed in place.checkpoints if (seq := self._verified(signed)) is not None), None)
-        self._seq = known or 0
-        if known is None or (known > 0 and not place.is_whole):
-            self._publish_again()
+        known = next(filter(self._is_ours, sorted(place.checkpoints, key=claimed_seq, reverse=True)), None)
         if known is None:
             self._base_ms = None
+        else:
+            self._seq = claimed_seq(known)
+        if self._misses(known, place):
+            place = self._lost(place)
         return replace(place, checkpoints=(), is_whole=True)
 
-    def _verified(self, signed: bytes) -> int | None:
+    def _misses(self, known: bytes | None, place: Written) -> bool:
+        """Whether something is gone of what was published: all, the stream, or what was last, as by a failover."""
+        published_seq = self._relay.published_seq
+        if published_seq is None:
+            return False
+        return known is None or claimed_seq(known) < published_seq or not (place.is_whole or published_seq == 0)
+
+    def _is_ours(self, signed: bytes) -> bool:
         try:
-            return parse_checkpoint(signed).verify(self._source.pin).rev.seq
+            parse_checkpoint(signed).verify(self._source.pin)
         except LogError:
-            return None
+            return False
+        return True
 
-    def _wants_base(self, place: Written, seen: SignedCheckpoint) -> bool:
-        is_old = self._base_ms is None or self._relay.now_ms() - self._base_ms > REFRESH_MS
-        has_grown = seen.checkpoint.rev.seq - self._base_seq > GROWTH
-        return is_old or has_grown or not (place.is_whole and place.has_snapshot)
-
-    async def _lay_base(self, place: Written) -> Written:
-        """Put a snapshot. Entries above it are published once more, so that all of them lie above it."""
-        if not place.is_whole:
+    def _lost(self, place: Written) -> Written:
+        """Have a snapshot laid, and what lies above it repeated."""
+        if not self._repeats:
             self._relay.lost()
-            self._publish_again()
-        data = b"".join([chunk async for chunk in self._source.log.snapshot()])
-        await self._writer.put_snapshot(data)
-        base_seq = SnapshotHeader.verify(data[:HEADER_BYTES], self._source.pin).checkpoint.rev.seq
-        is_first = self._base_ms is None and self._seq == 0
-        self._seq = base_seq if is_first else min(self._seq, base_seq)
-        self._base_seq, self._base_ms = base_seq, self._relay.now_ms()
+        self._repeats = True
+        self._base_wanted.set()
         return replace(place, first="", last="", is_whole=True, has_snapshot=True)
+
+    async def _lay_bases(self) -> None:
+        while True:
+            await self._base_wanted.wait()
+            began_ms = self._relay.now_ms()
+            at, data = await self._source.log.newest_snapshot()
+            async with self._turn:
+                await self._writer.put_snapshot(data)
+                if self._repeats and self._seq is not None:
+                    self._seq = min(self._seq, at.rev.seq)
+                self._base_seq, self._base_ms = at.rev.seq, self._relay.now_ms()
+                self._base_took_ms = self._base_ms - began_ms
+                if self._place is not None:
+                    self._place = replace(self._place, has_snapshot=True)
+                self._repeats = False
+                self._base_wanted.clear()
 
     async def _append_through(self, seen: SignedCheckpoint, place: Written) -> Written | None:
         """Append the entries up to `seen`, and `seen` itself with the last of them. None: somebody else has written."""
-        pending: Messages = []
-        async for page in self._source.ledger.pages(self._seq, seen.checkpoint.rev.seq):
+        pending: list[Candidate] = []
+        async for page in self._source.ledger.pages(self._seq or 0, seen.checkpoint.rev.seq):
             if pending:
-                appended = await self._writer.append(pending, None, place)
+                appended = await self._writer.append(self._messages(pending), None, place)
                 if appended is None:
                     return None
                 place = appended
-            pending = [message for candidate in page for message in self._messages(candidate)]
-        return await self._writer.append(pending, seen.signed, place)
+            pending = page
+        return await self._writer.append(self._messages(pending, seen.signed), seen.signed, place)
 
     async def _keep(self) -> None:
-        """Trim what is old; publish again what outlives a consumer's memory of a day."""
+        """Trim what is old; publish again what outlives a consumer's memory of a day; have a snapshot laid."""
         now_ms = self._relay.now_ms()
+        if self._wants_base(now_ms):
+            self._base_wanted.set()
         if now_ms - self._trimmed_ms >= TRIM_MS:
             self._trimmed_ms = now_ms
             await self._writer.trim(self._relay.wall_ms() - KEPT_MS)
+        if self._place is not None and now_ms - self._first_ms > DAY_MS:
+            self._first_ms = now_ms
+            self._place = replace(self._place, first="")  # or it would be trimmed, and be missed
+        if self._again is None and self._relay.may_publish_again():
+            await self._source.descendants.reopen(self._relay.wall_ms() - DAY_MS)
+            self._again = self._in_force()
         if self._again is None and self._relay.may_refresh():
             self._again = self._in_force(longer_than_ms=REFRESH_MS)
 
-    def _messages(self, candidate: Candidate) -> Messages:
-        return self._stream.messages(f"entry-{candidate.seq}", to_fields(candidate.previous, candidate.entry))
+    def _wants_base(self, now_ms: int) -> bool:
+        if self._base_ms is None:
+            return True
+        age_ms = now_ms - self._base_ms
+        has_grown = self._seq is not None and self._seq > self._base_seq
+        return age_ms > REFRESH_MS or (has_grown and age_ms > max(BASE_MS, BASE_TIMES * self._base_took_ms))
 
-    def _publish_again(self) -> None:
-        if self._relay.may_publish_again():
-            self._again = self._in_force()
+    def _messages(self, candidates: Sequence[Candidate], signed: bytes | None = None) -> Messages:
+        """Return the messages of these entries; the last bears the checkpoint `signed` that covers them."""
+        last = candidates[-1] if candidates else None
+        return [
+            message
+            for candidate in candidates
+            for message in self._stream.messages(
+                f"entry-{candidate.seq}",
+                to_fields(candidate.previous, candidate.entry, signed if candidate is last else None),
+            )
+        ]
 
     async def _in_force(self, *, longer_than_ms: int = 0) -> AsyncGenerator[Messages, None]:
         """Yield what is in force as documented messages, which replicas pass over."""
-        async for page in self._source.ledger.pages(0, self._seq):
+        async for page in self._source.ledger.pages(0, self._seq or 0):
             entries = [Entry.parse(candidate.entry) for candidate in page]
             until_ms = self._relay.wall_ms() + longer_than_ms
             lasting = [entry for entry in entries if entry.expires_at_ms is None or entry.expires_at_ms > until_ms]
@@ -270,25 +324,34 @@ class _Publication:
                 ]
 
     async def _trickle(self) -> None:
-        """Tell descendants, and publish again what may be lost: a page at a time."""
+        """Tell descendants, and publish again what may be lost: a page of each at a time."""
         while True:
             await asyncio.sleep(TRICKLE_S)
             async with self._turn:
-                if self._place is not None:
-                    self._place = await self._trickle_page(self._place)
+                await self._tell_descendants()
+                await self._tell_again()
 
-    async def _trickle_page(self, place: Written) -> Written | None:
+    async def _tell_descendants(self) -> None:
         page = await self._source.descendants.next()
-        if page is not None:
-            appended = await self._writer.append(self._told(page), None, place)
-            if appended is not None:
-                await self._source.descendants.done(page)
-            return appended
-        messages = await anext(self._again, None) if self._again is not None else None
-        if messages is None:
+        if page is not None and await self._tell(self._told(page)):
+            await self._source.descendants.done(page)
+
+    async def _tell_again(self) -> None:
+        if self._again is None:
+            return
+        self._unsent = self._unsent or await anext(self._again, [])
+        if not self._unsent:
             self._again = None
-            return place
-        return await self._writer.append(messages, None, place)
+        elif await self._tell(self._unsent):
+            self._unsent = []
+
+    async def _tell(self, messages: Messages) -> bool:
+        """Append what no checkpoint covers; look first, and again, where somebody else has written."""
+        for _ in range(ATTEMPTS):
+            self._place = await self._writer.append(messages, None, self._place or await self._look())
+            if self._place is not None:
+                return True
+        return False
 
     def _told(self, page: Page) -> Messages:
         reason = f"{page.root.kind.text} revoked"

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from countermand.errors import (
     BadSignatureError,
+    LogError,
     MalformedError,
     UnknownKeyError,
     UnknownVersionError,
@@ -133,6 +134,14 @@ def parse_checkpoint(data: bytes) -> UnverifiedCheckpoint:
     claimed = Checkpoint.read(reader)
     signer = reader.take(KEY_ID_BYTES)
     return UnverifiedCheckpoint(claimed, signer, data[: reader.at], reader.take(SIGNATURE_BYTES))
+
+
+def claimed_seq(signed: bytes) -> int:
+    """Return the number up to which a checkpoint says that it knows, unverified; 0 for what is none."""
+    try:
+        return parse_checkpoint(signed).claimed.rev.seq
+    except LogError:
+        return 0
 
 
 def _public_key(text: str) -> Ed25519PublicKey:

@@ -12,10 +12,14 @@ from countermand.log.chain import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records as they came, unverified: candidates for entries, and signed checkpoints."""
+    """Records as they came, unverified: candidates for entries, and signed checkpoints.
+
+    `has_more`: the next ones are there already, and what is missing may be among them.
+    """
 
     candidates: Sequence[Candidate] = ()
     checkpoints: Sequence[bytes] = ()
+    has_more: bool = False
 
 
 class LogReader(Protocol):

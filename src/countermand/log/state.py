@@ -69,6 +69,7 @@ class LogState:
         self._held_bytes = 0  # of the entries of all candidates
         self._through = 0  # every seq up to here is applied or has a candidate
         self._waiting: dict[int, _Waiting] = {}
+        self._wanted: dict[int, bytes] = {}  # the signed link of an entry of which only forgeries were held
 
     def __len__(self) -> int:
         """How many anchors and cutoffs are in force."""
@@ -114,7 +115,7 @@ class LogState:
         return self._revoked.seq_of(key)
 
     def add(self, candidate: Candidate) -> None:
-        """Hold `candidate` until a checkpoint decides. What is applied already is passed over.
+        """Hold `candidate` until a checkpoint decides. What is applied or known to be forged is passed over.
 
         Raises:
             BacklogError: too far ahead of what is applied; or too many bytes, and then every candidate is let go, since
@@ -126,7 +127,7 @@ class LogState:
         if ahead > MAX_AHEAD:
             raise BacklogError(f"entry {candidate.seq} is more than {MAX_AHEAD} ahead of what is applied")
         rivals = self._candidates.get(candidate.seq, ())
-        if candidate in rivals:
+        if candidate in rivals or (candidate.seq in self._wanted and candidate.link != self._wanted[candidate.seq]):
             return
         if len(rivals) == MAX_RIVALS:
             self._held_bytes -= len(rivals[0].entry)
@@ -202,6 +203,7 @@ class LogState:
         self._through = max(self._through, checkpoint.rev.seq)
         self._let_go([seq for seq in self._candidates if seq <= checkpoint.rev.seq])
         self._waiting = {seq: waiting for seq, waiting in self._waiting.items() if seq >= checkpoint.rev.seq}
+        self._wanted = {seq: link for seq, link in self._wanted.items() if seq > checkpoint.rev.seq}
 
     def _reach(self) -> int:
         """Return the last seq up to which each is applied or has a candidate."""
@@ -236,6 +238,8 @@ class LogState:
             self._link = waiting.checkpoint.link if refusal is None else proven[len(applied)].previous
             self._rev = applied[-1].rev
             self._let_go(range(seq - len(applied) + 1, seq + 1))
+            if self._wanted:
+                self._wanted = {at: link for at, link in self._wanted.items() if at > seq}
         if refusal is None:
             self._settle(waiting)
         elif not applied:
@@ -253,6 +257,7 @@ class LogState:
                 if next_link(rival.previous, rival.entry) == link:
                     break
             else:
+                self._wanted[seq] = link
                 raise ForgedEntryError(seq)
             proven.append(rival)
             link = rival.previous

@@ -6,7 +6,6 @@ Source: docs/protocol.md, "Fields".
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -23,6 +22,7 @@ ZONE: Final = "default"
 SEQ_FIELD: Final = "cm_seq"
 PREVIOUS_FIELD: Final = "cm_prev"
 ENTRY_FIELD: Final = "cm_entry"
+CHECKPOINT_FIELD: Final = "cm_checkpoint"
 
 _KIND_FIELDS = {
     Kind.SESSION: "sid",
@@ -30,7 +30,8 @@ _KIND_FIELDS = {
     Kind.DELEGATION: "delegation_edge_id",
     Kind.GRANT: "grant_id",
 }
-_SEQ = re.compile(r"[1-9][0-9]{0,15}")
+_SEQ_DIGITS = 16
+_ENTRY_CHARS = MAX_ENTRY_BYTES * 4 // 3 + 4
 
 
 def flat_id(named: Entry | Anchor) -> str:
@@ -54,13 +55,18 @@ def documented_fields(named: Entry | Anchor, reason: str) -> dict[str, str]:
     return fields
 
 
-def to_fields(previous: bytes, data: bytes) -> dict[str, str]:
-    """Return the fields of the entry with canonical bytes `data` after `previous`. Raises: as `Entry.parse`."""
+def to_fields(previous: bytes, data: bytes, signed: bytes | None = None) -> dict[str, str]:
+    """Return the fields of the entry with canonical bytes `data` after `previous`, and of a checkpoint that covers it.
+
+    Raises: as `Entry.parse`.
+    """
     entry = Entry.parse(data)
     fields = documented_fields(entry, entry.reason)
     fields[SEQ_FIELD] = str(entry.seq)
     fields[PREVIOUS_FIELD] = codec.to_base64(previous)
     fields[ENTRY_FIELD] = codec.to_base64(data)
+    if signed is not None:
+        fields[CHECKPOINT_FIELD] = codec.to_base64(signed)
     return fields
 
 
@@ -75,14 +81,21 @@ def signed_messages(stream: str, fields: Mapping[str, str], keys: Sequence[bytes
 
 
 def from_fields(fields: Mapping[str, object]) -> Candidate:
-    """Return the candidate that our fields carry. Raises: MalformedError."""
+    """Return the candidate that our fields carry, as text. Raises: MalformedError."""
     try:
         seq, previous, entry = fields[SEQ_FIELD], fields[PREVIOUS_FIELD], fields[ENTRY_FIELD]
     except KeyError as missing:
         raise MalformedError(f"the field {missing} is missing") from None
-    if not (isinstance(seq, str) and isinstance(previous, str) and isinstance(entry, str) and _SEQ.fullmatch(seq)):
+    if not (isinstance(seq, str) and isinstance(previous, str) and isinstance(entry, str)):
         raise MalformedError("a field is not what it should be")
-    if len(entry) > MAX_ENTRY_BYTES * 4 // 3 + 4:
+    return to_candidate(*(value.encode("ascii", "replace") for value in (seq, previous, entry)))
+
+
+def to_candidate(seq: bytes, previous: bytes, entry: bytes) -> Candidate:
+    """Return the candidate that these values of our fields carry. Raises: MalformedError."""
+    if not (seq.isdigit() and len(seq) <= _SEQ_DIGITS) or seq.startswith(b"0"):
+        raise MalformedError("a number is not what it should be")
+    if len(entry) > _ENTRY_CHARS:
         raise MalformedError("the entry is too long")
     candidate = Candidate(int(seq), codec.from_base64(previous), codec.from_base64(entry))
     if len(candidate.previous) != LINK_BYTES:

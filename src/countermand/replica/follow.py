@@ -18,6 +18,7 @@ from countermand.errors import (
     LogError,
     UnreachableError,
 )
+from countermand.log.chain import Candidate
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.log.ports import Batch, LogReader
@@ -117,16 +118,24 @@ class Follower:
         before_ms = self._state.freshness.applied_at_ms
         try:
             for candidate in batch.candidates:
-                self._state.add(candidate)
+                self._hold(candidate)
             for signed in batch.checkpoints:
                 self._believe(signed)
             if batch.checkpoints:
                 self._advance()
-        except (BacklogError, GapError, ForgedEntryError):
-            self._wants_snapshot = True
-            raise
+        except (GapError, ForgedEntryError):
+            if not batch.has_more:
+                self._wants_snapshot = True
+                raise
         if self._state.freshness.applied_at_ms > before_ms:
             self._replica.error = None
+
+    def _hold(self, candidate: Candidate) -> None:
+        """Hold what there is room for. Where there was none for a true one, a checkpoint will show the gap."""
+        try:
+            self._state.add(candidate)
+        except BacklogError as error:
+            self._note(error)
 
     def _believe(self, signed: bytes) -> None:
         try:

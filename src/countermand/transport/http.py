@@ -64,12 +64,15 @@ def check_url(url: str, what: str) -> str:
 def is_exposed(url: str) -> bool:
     """Whether what travels to and from `url`, which `check_url` let pass, can be changed by whoever is on the way."""
     parsed = httpx2.URL(url)
-    if parsed.scheme == "https" or parsed.host == "localhost":
-        return False
+    return parsed.scheme != "https" and not is_loopback(parsed.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine."""
     try:
-        return not ipaddress.ip_address(parsed.host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True
+        return False
 
 
 def check_api_key(api_key: str) -> str:

@@ -26,7 +26,10 @@ from countermand.settings import replica_credentials, replica_pin
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 
-REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+REDIS_SCHEMES: Final = (
+    *("redis://", "redis+sentinel://", "redis+cluster://"),
+    *("rediss://", "rediss+sentinel://", "rediss+cluster://", "unix://"),
+)
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
 _wall_ns, _clock_ns = time.time_ns, time.clock_gettime_ns  # every decision reads them
 
@@ -115,7 +118,8 @@ def connect(
     It starts with the application that it protects (`guard.asgi(app)`), or with `async with guard`.
 
     Args:
-        url: where the log is followed: the authority, or a Redis on which it publishes (`redis://`, `rediss://`).
+        url: where the log is followed: the authority, or a Redis on which it publishes (`redis://`,
+            `redis+sentinel://`, `redis+cluster://`; over TLS `rediss`).
         issuer: who mints the mandates; the keys are at `<issuer>/.well-known/jwks.json`.
         audience: which `aud` this resource server answers to.
         api_key: a key of role replica, for the authority; COUNTERMAND_API_KEY if left out.
@@ -148,8 +152,11 @@ def redis_log(url: str) -> LogReader:
     """Return the log that an authority publishes on the Redis at `url`. Raises: ConfigurationError."""
     try:
         from countermand.transport.redis import Keys, RedisLog  # noqa: PLC0415 - an extra
+        from countermand.transport.redis_client import RedisUrl  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error.name} is not installed: pip install 'countermand[redis]'") from error
+    if RedisUrl.parse(url).is_exposed:
+        _log.warning("redis is not reached over TLS: whoever is on the way reads its password, and can stop the log")
     return RedisLog(url, Keys.of())
 
 

@@ -247,6 +247,32 @@ def test_more_bytes_than_are_held_let_every_candidate_go_and_what_comes_again_is
     assert feed(state, signer.candidates) == signer.entries[1:]
 
 
+@pytest.mark.parametrize("seq", [1, 2, 4])
+def test_a_true_entry_before_a_flood_of_forged_ones_is_known_when_it_comes_again(seq: int) -> None:
+    signer = signer_of(4)
+    flood = [Candidate(seq, bytes(32), f"forged {number}".encode()) for number in range(3 * MAX_RIVALS)]
+    way = [*signer.candidates[:seq], *flood, *signer.candidates[seq:]]
+    state = LogState(signer.pin)
+    for candidate in way:
+        state.add(candidate)
+    state.accept(signer.checkpoint(), later(0))
+    refused(state, ForgedEntryError)
+
+    assert feed(state, way) == signer.entries
+    assert (state._wanted, state._candidates, state._held_bytes) == ({}, {}, 0)
+
+
+def test_a_snapshot_ends_the_search_for_what_it_covers() -> None:
+    signer = signer_of(4)
+    state = LogState(signer.pin)
+    feed(state, [*signer.candidates[1:], Candidate(1, bytes(32), b"forged")], [])
+    state.accept(signer.checkpoint(), later(0))
+    refused(state, ForgedEntryError)
+    assert state._wanted.keys() == {1}
+    state.load(read_snapshot(signer.snapshot(), signer), NOW)
+    assert state._wanted == {}
+
+
 def test_the_bytes_held_are_counted_exactly() -> None:
     signer = signer_of(6)
     size = len(signer.candidates[0].entry)
