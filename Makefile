@@ -1,10 +1,13 @@
-# Needs only Python 3.11, git and make. Everything else goes into .venv, pinned with hashes; the bench's peers by version.
+# Needs only Python 3.11, git and make. Everything else goes into .venv, pinned with hashes; and the packages that others
+# publish under names of ours into .venv-published, for the tests and the bench to run beside ours.
 .PHONY: run demo test proof bench lint fmt lock clean
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PUBLISHED := .venv-published
+PUBLISHED_READY := $(PUBLISHED)/.ready
 
 # The main job: the authority with its demo, data kept in .countermand
 run: $(READY)
@@ -15,16 +18,18 @@ demo: $(READY)
 	$(BIN)/countermand demo
 
 # Two workers, a file to each at a time: what a test times may take what it takes on a machine that does something else
-test: $(READY)
+test: $(READY) $(PUBLISHED_READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What everything costs, beside what it is compared with, in one table; minutes, and best on a machine at rest
-bench: $(READY)
+bench: $(READY) $(PUBLISHED_READY)
 	$(BIN)/python -m bench
 
-# What takes longer than a test may: a minute of clients that race each other; kills, writers and trees by the score
-proof: $(READY)
+# What takes longer than a test may: a minute of clients that race each other; kills, writers and trees by the score; what
+# Redis may lose, at length, and its failovers
+proof: $(READY) $(PUBLISHED_READY)
 	PROOF=1 $(BIN)/python -m pytest -s tests/faults/test_race.py tests/faults/test_kill.py tests/faults/test_redis.py \
+		tests/faults/test_redis_losses.py tests/faults/test_redis_failover.py \
 		tests/integration/test_concurrent_writers.py tests/integration/test_tree_machine.py
 
 lint: $(READY)
@@ -36,10 +41,12 @@ fmt: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Resolve the pins again after a change in pyproject.toml
+# Resolve the pins again after a change in pyproject.toml or requirements/published.in; both get the same redis-py
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --extra redis --extra server --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package countermand --no-emit-index-url --no-header --quiet --upgrade -o requirements/dev.txt
+	$(BIN)/uv pip compile requirements/published.in --constraints requirements/dev.txt --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet --upgrade -o requirements/published.txt
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "countermand needs Python 3.11 or later")'
@@ -48,5 +55,12 @@ $(READY): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# It needs no pip of its own, which would take longer than the rest
+$(PUBLISHED_READY): requirements/published.txt | $(READY)
+	$(PYTHON) -m venv --clear --without-pip $(PUBLISHED)
+	$(BIN)/python -m pip --python $(PUBLISHED) install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+		-r requirements/published.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .countermand .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(PUBLISHED) .countermand .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -1,12 +1,11 @@
 """What others publish, in an environment of its own: it owns names that ours has too.
 
-Only the two packages are installed in there. `cryptography` is lent from our own environment, so that both sides verify
-with the same library.
+`make` installs it, from requirements/published.txt. `cryptography` is lent from our own environment, so that both sides
+verify with the same library.
 """
 
 import json
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,9 @@ from typing import Any, Final
 
 from bench.harness import Contender
 
-PACKAGES: Final = ("caracalai-revocation==0.1.1", "pyjwt==2.15.1")
+PYTHON: Final = Path(__file__).parents[1] / ".venv-published" / "bin" / "python"
+"""That of the other environment."""
 
-_HOME = Path(sys.prefix) / "bench-peers"
-_PYTHON = _HOME / "bin" / "python"
 _SCRIPT = Path(__file__).with_name("documented.py")
 
 
@@ -46,13 +44,12 @@ class Peers:
 
 
 @contextmanager
-def open_peers() -> Iterator[Peers]:
-    """Make the environment, once, and run the other process until the block ends."""
-    missing = _install()
-    if missing:
-        yield Peers(None, missing)
+def open_peers(script: Path = _SCRIPT) -> Iterator[Peers]:
+    """Run `script` in the other environment until the block ends."""
+    if not PYTHON.exists():
+        yield Peers(None, "what others publish is not installed: `make bench` does that")
         return
-    command = [str(part) for part in (_PYTHON, "-I", _SCRIPT, sysconfig.get_path("platlib"))]
+    command = [str(part) for part in (PYTHON, "-I", script, sysconfig.get_path("platlib"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Peers(partial(_ask, process))
         process.communicate()  # closes its input, and that ends it
@@ -64,19 +61,3 @@ def _ask(process: "subprocess.Popen[str]", line: str) -> str:
     process.stdin.write(line + "\n")
     process.stdin.flush()
     return process.stdout.readline()
-
-
-def _install() -> str:
-    """Return why the packages cannot be had; empty where they are there."""
-    ready = _HOME / "-".join(PACKAGES)
-    if ready.exists():
-        return ""
-    pip = [str(_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *PACKAGES]
-    try:
-        for command in ([sys.executable, "-m", "venv", "--clear", str(_HOME)], pip):
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    except (subprocess.SubprocessError, OSError) as error:
-        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-        return f"{' and '.join(PACKAGES)} cannot be installed: {reason}"
-    ready.touch()
-    return ""
