@@ -12,4 +12,15 @@ Every claim is a ratio against a peer in the same run: medians of many rounds, i
     memory       bytes an entry
     cascade      until a revocation that ends ten thousand others is answered
     propagation  from the answer of a revocation to the rejection, and to the closed stream
+
+Over a real Redis, which it starts:
+
+    shared            that Redis, and the published store and consumer on it
+    documented_redis  what runs in the published packages' environment
+    process           processes of the bench's own: `authority`, `replicas`
+    ask               one token's anchors: the published store, ours, a replica
+    consume           documented messages applied a second
+    catch_up          entries a replica takes a second, end to end
+    reject            from the commit of a revocation until a replica rejects
+    cold_start        from nothing to a fresh replica with a million entries
 """

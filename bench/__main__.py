@@ -5,7 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from bench import apply, cascade, decide, lookup, memory, propagation
+from bench import apply, ask, cascade, catch_up, cold_start, consume, decide, lookup, memory, propagation, reject
 from bench.harness import Row
 from bench.log import BenchLog
 from bench.peers import open_peers
@@ -24,14 +24,25 @@ def main() -> None:
 
 
 def _measure() -> Iterator[list[Row]]:
+    yield from _measure_decisions()
+    yield cascade.measure()
+    yield propagation.measure()
+    consumed = consume.measure()
+    yield consumed
+    yield catch_up.measure()
+    yield reject.measure()
+    yield cold_start.measure(consumed[0])
+
+
+def _measure_decisions() -> Iterator[list[Row]]:
+    """All that is asked of one log of a million entries, which then is let go."""
     with open_peers() as peers:
         yield memory.measure(peers)
         log = BenchLog()
         yield apply.measure(log)
         yield lookup.measure(log, peers)
         yield decide.measure(log, peers)
-    yield cascade.measure()
-    yield propagation.measure()
+    yield ask.measure(log)
 
 
 main()

@@ -13,6 +13,7 @@ from countermand.log.anchor import Anchor, Anchors, Kind, Rev, own_id
 from countermand.log.chain import Candidate, LogId, genesis, next_link
 from countermand.log.checkpoint import Checkpoint, Pin
 from countermand.log.entry import Entry
+from countermand.log.snapshot import make_snapshot
 from countermand.log.state import LogState
 from countermand.replica.replica import Replica
 from countermand.wiring import system_clock
@@ -49,8 +50,11 @@ class BenchLog:
     def parts(self) -> Iterator[Part]:
         """Yield ENTRIES entries, BATCH at a time."""
         for _ in range(ENTRIES // BATCH):
-            candidates = [self._append(kind, new_id(kind)) for kind in islice(cycle(KINDS), BATCH)]
-            yield Part(candidates, self._checkpoint())
+            yield self.part(BATCH)
+
+    def part(self, size: int) -> Part:
+        """Append `size` entries."""
+        return Part([self._append(kind, new_id(kind)) for kind in islice(cycle(KINDS), size)], self._checkpoint())
 
     def apply(self, part: Part) -> None:
         """Apply one part to the replica."""
@@ -68,17 +72,28 @@ class BenchLog:
         """Apply a cutoff as of now."""
         self.apply(Part([self._append(Kind.CUTOFF, target)], self._checkpoint()))
 
+    def snapshot(self, size: int) -> bytes:
+        """Return a snapshot of `size` entries, with which the log begins: nobody has the chain below it."""
+        entries = [self._entry(kind, new_id(kind)) for kind in islice(cycle(KINDS), size)]
+        return make_snapshot(self._head(), entries, self._key)
+
     def _append(self, kind: Kind, id_: str) -> Candidate:
-        self._seq += 1
-        now_ms = time.time_ns() // 1_000_000
-        expires_at_ms = now_ms + DAY_MS + DAY_MS * self._seq // ENTRIES
-        data = Entry(1, self._seq, kind, id_, now_ms, "signed out", expires_at_ms=expires_at_ms).to_bytes()
+        data = self._entry(kind, id_).to_bytes()
         candidate = Candidate(self._seq, self._link, data)
         self._link = next_link(self._link, data)
         return candidate
 
+    def _entry(self, kind: Kind, id_: str) -> Entry:
+        self._seq += 1
+        now_ms = time.time_ns() // 1_000_000
+        expires_at_ms = now_ms + DAY_MS + DAY_MS * self._seq // ENTRIES
+        return Entry(1, self._seq, kind, id_, now_ms, "signed out", expires_at_ms=expires_at_ms)
+
+    def _head(self) -> Checkpoint:
+        return Checkpoint(LOG_ID, Rev(1, self._seq), self._link, time.time_ns() // 1_000_000)
+
     def _checkpoint(self) -> bytes:
-        return Checkpoint(LOG_ID, Rev(1, self._seq), self._link, time.time_ns() // 1_000_000).sign(self._key)
+        return self._head().sign(self._key)
 
 
 def new_id(kind: Kind) -> str:
