@@ -1,14 +1,20 @@
 """What documented consumers may have missed is owed to them, and paid whatever comes between."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from countermand.authority import relay as relay_module
+from countermand.authority.ledger import DAY_MS
 from countermand.log.anchor import Kind
 from countermand.log.entry import Entry
+from countermand.log.ports import Written
+from countermand.log.snapshot import HEADER_BYTES, SnapshotHeader
+from countermand.transport.redis import RedisLog, _leave_as_it_comes
+from countermand.transport.redis_client import RedisUrl
 from tests.integration.planes import KEYS, MachineClock, Plane, plane, publishing
 from tests.integration.rooms import rooms_open
 from tests.redis_server import RedisServer
@@ -143,3 +149,97 @@ async def test_what_expired_is_not_published_again(tmp_path: Path) -> None:
             session = await rooms.session()
             await rooms.service.revoking.revoke(Kind.SESSION, session.id)
             await until(lambda: not relay.owes and named(client) == {session.id}, "only what is in force")
+
+
+async def test_a_history_that_is_long_to_read_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+
+    async def in_force(_self: object, **_options: int) -> AsyncGenerator[list[dict[str, str]], None]:
+        began.set()
+        await asyncio.Event().wait()
+        yield []
+
+    monkeypatch.setattr(relay_module._Publication, "_in_force", in_force)
+    async with plane(tmp_path) as running:
+        await began.wait()
+        for _ in range(3):
+            ids = await running.revoke(1)
+            await running.caught_up()
+            assert running.revokes(ids)
+
+
+async def test_what_is_lost_at_the_end_while_the_connection_is_away_is_noticed(tmp_path: Path) -> None:
+    async with plane(tmp_path, replicas=0) as running:
+        opening = running.rooms.service.opening
+        session = await running.rooms.session()
+        agents = [
+            await opening.start_agent(session.application_id, f"worker {n}", 3600, session_id=session.id)
+            for n in range(5)
+        ]
+        await running.rooms.service.revoking.revoke(Kind.SESSION, session.id)
+        client = published(running)
+        ids = {session.id, *(agent.id for agent in agents)}
+        await until(lambda: named(client) >= ids, "all are told")
+        await asyncio.sleep(0.5)  # and noted as told
+        newest = [id_ for id_, _ in client.xrevrange(KEYS.stream, count=3)]
+        with client.pipeline(transaction=True) as at_once:
+            at_once.xdel(KEYS.stream, *newest)
+            at_once.client_kill_filter(_type="normal", skipme=True)
+            at_once.execute()
+        await until(lambda: named(client) >= ids, HERE)
+        assert running.relay.losses == 1
+
+
+def test_what_will_be_trimmed_is_not_asked_for() -> None:
+    ends = relay_module._Ends()
+    ends.note(Written("", first="1-0", last="1-0"), 1_000)
+    ends.note(Written("", first="1-0", last="2-0"), 2_000)
+    ends.forget(1_000 + DAY_MS)
+    assert (ends.first, ends.last) == ("1-0", "2-0")
+    ends.forget(1_001 + DAY_MS)
+    assert (ends.first, ends.last) == ("", "2-0")
+    ends.forget(2_001 + DAY_MS)
+    assert (ends.first, ends.last) == ("", "")
+    assert DAY_MS < relay_module.KEPT_MS
+
+
+async def test_a_snapshot_is_laid_anew_while_the_ledger_grows_and_not_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "BASE_MS", 300)
+    monkeypatch.setattr(relay_module, "BASE_TIMES", 1)
+    async with plane(tmp_path, replicas=0) as running:
+        client = running.redis.client()
+        pin = running.rooms.pin
+
+        def covered() -> int:
+            header = client.getrange(KEYS.snapshot, 0, HEADER_BYTES - 1)
+            return SnapshotHeader.verify(header, pin).checkpoint.rev.seq if header else -1
+
+        await until(lambda: covered() == 0, "there is one of nothing")
+        for seq in range(1, 4):
+            await running.revoke(1)
+            await until(lambda seq=seq: covered() == seq, "it covers all")  # type: ignore[misc]
+        before = client.get(KEYS.snapshot)
+        await asyncio.sleep(2.5)
+        assert client.get(KEYS.snapshot) == before
+
+
+async def test_messages_of_others_are_not_looked_through_for_a_place_to_begin(tmp_path: Path) -> None:
+    async with plane(tmp_path) as running:
+        await running.revoke(3)
+        await running.caught_up()
+        log, asked = RedisLog(running.redis.url, KEYS), []
+        async with RedisUrl.parse(running.redis.url).open(KEYS.stream) as client:
+            _leave_as_it_comes(client)
+            look = client.xrevrange
+
+            async def looks(key: str, **options: Any) -> Any:
+                asked.append(key)
+                return await look(key, **options)
+
+            client.xrevrange = looks
+            place = await log._find(client, 2)
+        entries = running.redis.client().xrange(KEYS.stream)
+    assert set(asked) == {KEYS.checkpoints}
+    assert b"0-0" < place < entries[2][0]

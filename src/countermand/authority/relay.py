@@ -75,6 +75,30 @@ class Source:
     pin: Pin
 
 
+@dataclass(slots=True)
+class _Ends:
+    """The first and the last message that the way is asked for, and when they were appended."""
+
+    first: str = ""
+    last: str = ""
+    first_ms: int = 0
+    last_ms: int = 0
+
+    def note(self, appended: Written, now_ms: int) -> None:
+        """Take note of what `appended` names."""
+        if appended.first != self.first:
+            self.first, self.first_ms = appended.first, now_ms
+        if appended.last != self.last:
+            self.last, self.last_ms = appended.last, now_ms
+
+    def forget(self, now_ms: int) -> None:
+        """Ask no more for what is a day old: it will be trimmed."""
+        if now_ms - self.first_ms > DAY_MS:
+            self.first = ""
+        if now_ms - self.last_ms > DAY_MS:
+            self.last = ""
+
+
 class Relay:
     """Publishes on the way that `open_writer` opens, while `run` runs. One relay for each way.
 
@@ -93,6 +117,7 @@ class Relay:
         self.losses = 0
         self.error: str | None = None
         self.published_seq: int | None = None  # None: nothing yet
+        self.ends = _Ends()  # they outlive a connection, as does what may have been lost with it
         self.owes = True  # to consumers, all that is in force: nobody knows what was lost before
         self._open_writer = open_writer
         self._clock = clock
@@ -166,7 +191,6 @@ class _Publication:
         self._turn = asyncio.Lock()
         self._place: Written | None = None  # None: to be looked up
         self._seq: int | None = None  # every entry up to here is on the way, or under the snapshot; None: not known
-        self._first_ms = 0  # when the first of the messages was appended for which we ask
         self._base_seq = 0  # where the snapshot lies
         self._base_ms: int | None = None  # and when it was laid; None: by nobody that we know
         self._base_took_ms = 0
@@ -220,16 +244,12 @@ class _Publication:
             self._base_ms = None
         else:
             self._seq = claimed_seq(known)
-        if self._misses(known, place):
-            place = self._lost(place)
-        return replace(place, checkpoints=(), is_whole=True)
+        return self._lost(place) if self._misses(known) else replace(place, checkpoints=())
 
-    def _misses(self, known: bytes | None, place: Written) -> bool:
-        """Whether something is gone of what was published: all, the stream, or what was last, as by a failover."""
+    def _misses(self, known: bytes | None) -> bool:
+        """Whether checkpoints are gone that were published: all, or the last, as by a failover."""
         published_seq = self._relay.published_seq
-        if published_seq is None:
-            return False
-        return known is None or claimed_seq(known) < published_seq or not (place.is_whole or published_seq == 0)
+        return published_seq is not None and (known is None or claimed_seq(known) < published_seq)
 
     def _is_ours(self, signed: bytes) -> bool:
         try:
@@ -243,16 +263,17 @@ class _Publication:
         if not self._repeats:
             self._relay.lost()
         self._repeats = True
+        self._relay.ends = _Ends()
         self._base_wanted.set()
-        return replace(place, first="", last="", is_whole=True, has_snapshot=True)
+        return replace(place, checkpoints=(), is_whole=True, has_snapshot=True)
 
     async def _lay_bases(self) -> None:
         while True:
             await self._base_wanted.wait()
             began_ms = self._relay.now_ms()
             at, data = await self._source.log.newest_snapshot()
+            await self._writer.put_snapshot(data)
             async with self._turn:
-                await self._writer.put_snapshot(data)
                 if self._repeats and self._seq is not None:
                     self._seq = min(self._seq, at.rev.seq)
                 self._base_seq, self._base_ms = at.rev.seq, self._relay.now_ms()
@@ -267,12 +288,22 @@ class _Publication:
         pending: list[Candidate] = []
         async for page in self._source.ledger.pages(self._seq or 0, seen.checkpoint.rev.seq):
             if pending:
-                appended = await self._writer.append(self._messages(pending), None, place)
+                appended = await self._append(self._messages(pending), None, place)
                 if appended is None:
                     return None
                 place = appended
             pending = page
-        return await self._writer.append(self._messages(pending, seen.signed), seen.signed, place)
+        return await self._append(self._messages(pending, seen.signed), seen.signed, place)
+
+    async def _append(self, messages: Messages, signed: bytes | None, place: Written) -> Written | None:
+        """Append, and ask for what was appended before: once it is known to be gone, it stays so until it is mended."""
+        now_ms, ends = self._relay.now_ms(), self._relay.ends
+        ends.forget(now_ms)
+        appended = await self._writer.append(messages, signed, replace(place, first=ends.first, last=ends.last))
+        if appended is None:
+            return None
+        ends.note(appended, now_ms)
+        return replace(appended, is_whole=appended.is_whole and place.is_whole)
 
     async def _keep(self) -> None:
         """Trim what is old; publish again what outlives a consumer's memory of a day; have a snapshot laid."""
@@ -282,9 +313,6 @@ class _Publication:
         if now_ms - self._trimmed_ms >= TRIM_MS:
             self._trimmed_ms = now_ms
             await self._writer.trim(self._relay.wall_ms() - KEPT_MS)
-        if self._place is not None and now_ms - self._first_ms > DAY_MS:
-            self._first_ms = now_ms
-            self._place = replace(self._place, first="")  # or it would be trimmed, and be missed
         if self._again is None and self._relay.may_publish_again():
             await self._source.descendants.reopen(self._relay.wall_ms() - DAY_MS)
             self._again = self._in_force()
@@ -327,6 +355,7 @@ class _Publication:
         """Tell descendants, and publish again what may be lost: a page of each at a time."""
         while True:
             await asyncio.sleep(TRICKLE_S)
+            await self._read_again()
             async with self._turn:
                 await self._tell_descendants()
                 await self._tell_again()
@@ -336,19 +365,21 @@ class _Publication:
         if page is not None and await self._tell(self._told(page)):
             await self._source.descendants.done(page)
 
+    async def _read_again(self) -> None:
+        """Have the next messages ready. The history may be long in which nothing is in force: nobody waits for it."""
+        again = self._again
+        if again is not None and not self._unsent:
+            self._unsent = await anext(again, [])
+            self._again = again if self._unsent else None
+
     async def _tell_again(self) -> None:
-        if self._again is None:
-            return
-        self._unsent = self._unsent or await anext(self._again, [])
-        if not self._unsent:
-            self._again = None
-        elif await self._tell(self._unsent):
+        if self._unsent and await self._tell(self._unsent):
             self._unsent = []
 
     async def _tell(self, messages: Messages) -> bool:
         """Append what no checkpoint covers; look first, and again, where somebody else has written."""
         for _ in range(ATTEMPTS):
-            self._place = await self._writer.append(messages, None, self._place or await self._look())
+            self._place = await self._append(messages, None, self._place or await self._look())
             if self._place is not None:
                 return True
         return False

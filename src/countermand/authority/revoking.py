@@ -1,7 +1,7 @@
 """Revoking: one entry ends an anchor and all that rests on it; a cutoff, all that was issued before.
 
-A revocation is for ever, and answered when it is on the disk and on its way. Revoking what is revoked appends nothing,
-and returns the entry that stands.
+A revocation is for ever, and answered when it is on the disk and its checkpoint is signed, where the clocks allow it.
+Revoking what is revoked appends nothing, and returns the entry that stands.
 Source: docs/protocol.md, "Path" and "Cutoffs".
 """
 

@@ -1,7 +1,7 @@
 """An entry as flat text fields: the documented ones for any consumer, ours beside them for replicas.
 
-A replica reads only `cm_seq`, `cm_prev` and `cm_entry`; the documented fields are for those who know no more, and prove
-nothing. Every value that we write is ASCII.
+A replica reads only the fields `cm_…`; the documented ones are for those who know no more, and prove nothing. Every
+value that we write is ASCII.
 Source: docs/protocol.md, "Fields".
 """
 

@@ -27,10 +27,12 @@ from countermand.log.wire import (
     SEQ_FIELD,
     to_candidate,
 )
-from countermand.transport.redis_client import BLOCK_MS, Client, RedisUrl, our_errors
+from countermand.transport.redis_client import ANSWER_S, BLOCK_MS, Client, RedisUrl, our_errors
 
 PAGE: Final = 1_000
 CHUNK_BYTES: Final = 1_048_576
+SLOWEST_BYTES_S: Final = 1_000_000
+"""A second, of a snapshot on its way to Redis."""
 QUIET_S: Final = 2.5
 """Checkpoints come every second: without one for so long, the cursors are dropped."""
 ASK_AGAIN_S: Final = 2.0
@@ -122,6 +124,8 @@ class RedisLog:
         with our_errors():
             async with self._url.open(self._keys.checkpoints) as client:
                 while chunk := await client.getrange(self._keys.snapshot, start, end - 1):
+                    if not isinstance(chunk, bytes):
+                        raise BadAnswerError("redis answered with something else than a snapshot")
                     yield chunk
                     start, end = end, end + CHUNK_BYTES
         if start == 0:
@@ -142,14 +146,16 @@ class RedisLog:
         }
 
     async def _find(self, client: Client, after: int) -> bytes:
-        """Return the id of the last message that is not after entry `after`; the beginning, where there is none."""
+        """Return where the newest checkpoint lies that does not go beyond entry `after`: what follows came later.
+
+        Messages are not looked through: between two entries there may be a million of descendants.
+        """
         end = "+"
-        page: _Messages
-        while page := await client.xrevrange(self._keys.stream, max=end, count=PAGE):
+        page: _Messages = []
+        while after and (page := await client.xrevrange(self._keys.checkpoints, max=end, count=PAGE)):
             for id_, flat in page:
-                seq = _fields(flat).get(_SEQ, b"")
-                if seq.isdigit() and len(seq) < 17 and int(seq) <= after:
-                    return bytes(id_)
+                if any(0 < claimed_seq(signed) <= after for signed in _checkpoints([(id_, flat)])):
+                    return b"%d-0" % (int(id_.partition(b"-")[0]) - 1)  # in one millisecond it may have come first
             end = "(" + page[-1][0].decode()
         return _BEGINNING
 
@@ -184,10 +190,9 @@ class RedisLogWriter:
         """See LogWriter.look."""
         with our_errors():
             newest = await self._client.xrevrange(self._keys.checkpoints, count=PAGE)
-            count = await self._client.xlen(self._keys.stream)
             has_snapshot = await self._client.exists(self._keys.snapshot)
-        end = newest[0][0].decode() if newest else ""
-        return Written(end, list(_checkpoints(newest)), is_whole=count > 0, has_snapshot=bool(has_snapshot))
+            end = newest[0][0].decode() if newest else ""
+            return Written(end, list(_checkpoints(newest)), has_snapshot=bool(has_snapshot))
 
     async def append(
         self, messages: Sequence[Mapping[str, str]], signed: bytes | None, after: Written
@@ -200,10 +205,10 @@ class RedisLogWriter:
         keys = (self._keys.stream, self._keys.checkpoints, self._keys.snapshot)
         with our_errors():
             answer = await self._append(keys=keys, args=arguments)
-        if answer is None:
-            return None
-        end, first, last, is_whole, has_snapshot = answer
-        return Written(_text(end), (), _text(first), _text(last), bool(is_whole), bool(has_snapshot))
+            if answer is None:
+                return None
+            end, first, last, is_whole, has_snapshot = answer
+            return Written(_text(end), (), _text(first), _text(last), bool(is_whole), bool(has_snapshot))
 
     async def _stay(self) -> None:
         """Raise UnreachableError where another master has taken over, unseen: what is written here would be lost."""
@@ -214,8 +219,9 @@ class RedisLogWriter:
 
     async def put_snapshot(self, data: bytes) -> None:
         """See LogWriter.put_snapshot."""
+        answer_s = ANSWER_S + len(data) / SLOWEST_BYTES_S
         with our_errors():
-            await self._client.set(self._keys.snapshot, data)
+            await self._client.execute_command("SET", self._keys.snapshot, data, answer_s=answer_s)
 
     async def trim(self, before_ms: int) -> None:
         """See LogWriter.trim."""

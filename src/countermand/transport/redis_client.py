@@ -37,7 +37,14 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from countermand.errors import BadAnswerError, ConfigurationError, RefusedError, TransportError, UnreachableError
+from countermand.errors import (
+    BadAnswerError,
+    ConfigurationError,
+    CountermandError,
+    RefusedError,
+    TransportError,
+    UnreachableError,
+)
 from countermand.transport.http import is_loopback
 
 CONNECT_S: Final = 2.0
@@ -80,6 +87,8 @@ def our_errors() -> Iterator[None]:
     """
     try:
         yield
+    except CountermandError:
+        raise
     except (AuthenticationError, NoPermissionError) as error:
         raise RefusedError(f"redis refused our credential: {type(error).__name__}") from error
     except _CHANGES_OVER as error:
@@ -88,6 +97,8 @@ def our_errors() -> Iterator[None]:
         raise _refusal(error) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise UnreachableError(_why(error)) from error
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise BadAnswerError(f"redis answered in a shape that it never has: {type(error).__name__}") from error
 
 
 def _refusal(error: ResponseError) -> TransportError:
@@ -238,8 +249,8 @@ class _Bounded(aioredis.Redis):
     which in Python 3.11 returns where it should raise (python/cpython issue 86296).
     """
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        async with asyncio.timeout(ANSWER_S + BLOCK_MS / 1000):
+    async def execute_command(self, *args: Any, answer_s: float = ANSWER_S, **options: Any) -> Any:
+        async with asyncio.timeout(answer_s + BLOCK_MS / 1000):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
