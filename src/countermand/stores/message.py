@@ -6,6 +6,7 @@ Source: docs/protocol.md, "The documented signature"; the documented contract.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, TypeAlias
@@ -16,28 +17,28 @@ ANCHOR_FIELDS: Final = ("session_id", "sid", "root_sid", "agent_session_id", "de
 INVALID_SIGNATURE: Final = "invalid_signature"
 MISSING_ANCHOR: Final = "missing_revocation_anchor"
 
+_NONE: Final = frozenset[str]()
+
 MessageId: TypeAlias = bytes | str
 """As the client gives it, and wants it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`fields` are text. Those of the names in `unreadable` were not: what stands there is an escaped form."""
+    """`fields` are text. Those of the names in `unreadable` were not: what stands there is an escaped form.
+
+    `anchors` are what it revokes.
+    """
 
     id: MessageId
     fields: Mapping[str, str]
-    unreadable: frozenset[str] = frozenset()
+    anchors: Sequence[str]
+    unreadable: frozenset[str]
 
     @property
     def is_trimmed(self) -> bool:
         """Whether only the id is left: the stream holds no message without fields."""
         return not self.fields
-
-    @property
-    def anchors(self) -> list[str]:
-        """What it revokes."""
-        values = (self.fields.get(name) for name in ANCHOR_FIELDS if name not in self.unreadable)
-        return [value for value in values if value]
 
     @property
     def payload(self) -> str:
@@ -123,6 +124,16 @@ def _message(entry: object) -> Message | None:
     message_id, fields, *_ = _sequence(entry)
     if not isinstance(message_id, bytes | str):
         return None
+    texts, unreadable = _texts(fields)
+    named = ANCHOR_FIELDS if not unreadable else [name for name in ANCHOR_FIELDS if name not in unreadable]
+    return Message(message_id, texts, [texts[name] for name in named if texts.get(name)], unreadable)
+
+
+def _texts(fields: object) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the fields as text, and the names of those that were none."""
+    if isinstance(fields, dict):
+        with suppress(AttributeError, UnicodeError, TypeError):  # nearly always bytes that are text
+            return {name.decode(): value.decode() for name, value in fields.items()}, _NONE
     texts: dict[str, str] = {}
     unreadable = set()
     for name, value in _pairs(fields):
@@ -130,7 +141,7 @@ def _message(entry: object) -> Message | None:
         texts[name_text] = value_text
         if not (name_is_text and value_is_text):
             unreadable.add(name_text)
-    return Message(message_id, texts, frozenset(unreadable))
+    return texts, frozenset(unreadable)
 
 
 def _pairs(fields: object) -> Iterable[tuple[object, object]]:
