@@ -127,6 +127,26 @@ async def test_readers_cancelled_at_any_step_leave_room_for_others(database: Dat
             await _held(database)
 
 
+async def test_readers_cancelled_twice_leave_nothing_that_waits_for_ever(database: Database) -> None:
+    """Or nobody could end the event loop."""
+    for turns in range(20):
+        tasks = [asyncio.create_task(_held(database)) for _ in range(6)]
+        await _let(turns)
+        for _ in range(2):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    left = asyncio.all_tasks() - {asyncio.current_task()} - _of_the_runner()
+    _, pending = await asyncio.wait(left, timeout=5) if left else ((), set())
+    assert pending == set()
+
+
+def _of_the_runner() -> set[asyncio.Task[object]]:
+    """What pytest's plugin runs beside the test."""
+    return {task for task in asyncio.all_tasks() if "TestRunner" in repr(task.get_coro())}
+
+
 async def _let(turns: int) -> None:
     """Let the event loop turn so many times, and give the database's thread a millisecond for each."""
     for _ in range(turns):

@@ -21,6 +21,7 @@ from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util.concurrency import in_greenlet
 
 from countermand.errors import BusyError, ConfigurationError, DataError
 
@@ -114,6 +115,8 @@ def _engine(path: Path, begin: str, *, size: int) -> AsyncEngine:
         hide_parameters=True,
     )
 
+    engine.sync_engine.dialect.do_terminate = _let_go  # type: ignore[method-assign]
+
     @event.listens_for(engine.sync_engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:
         dbapi_connection.isolation_level = None  # the driver begins no transaction of its own: `begin` does
@@ -132,6 +135,18 @@ def _engine(path: Path, begin: str, *, size: int) -> AsyncEngine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _let_go(dbapi_connection: Any) -> None:
+    """Close a connection whose work was cancelled.
+
+    SQLAlchemy's own way, cancelled once more meanwhile, would end the connection's thread beneath a task that then
+    waits for that thread for ever, and with it whoever ends the event loop.
+    """
+    if in_greenlet():
+        dbapi_connection.close()
+    else:
+        dbapi_connection.terminate()
 
 
 def _migrate(connection: Connection) -> None:

@@ -21,15 +21,12 @@ def stream_signature(key: bytes, stream: str, fields: Mapping[str, str]) -> str:
     Raises:
         MalformedError: a newline anywhere, or a name with `=`; its text could be read as other fields.
     """
-    lines = [stream]
-    for name in sorted(fields):
-        if name != STREAM_SIG_FIELD:
-            if "=" in name:
-                raise MalformedError("the name of a signed field has no equals sign")
-            lines.append(f"{name}={fields[name]}")
-    if any("\n" in line for line in lines):
+    names = sorted(fields.keys() - {STREAM_SIG_FIELD})
+    if "=" in "".join(names):
+        raise MalformedError("the name of a signed field has no equals sign")
+    text = "\n".join([stream, *[f"{name}={fields[name]}" for name in names], ""])
+    if text.count("\n") != len(names) + 1:
         raise MalformedError("a signed field has no newline")
-    text = "\n".join(lines) + "\n"
     return hmac.digest(key, text.encode(errors="surrogatepass"), "sha256").hex()
 
 
