@@ -96,12 +96,15 @@ class Race:
         return not any(cut.target in mandate.subjects and mandate.asked_s <= cut.answered_s for cut in self.cutoffs)
 
     def _grants_of(self, mandate: Minted) -> set[str]:
-        """Return the grants by which it may have been minted: which one it was is the authority's choice."""
+        """Return the grants by which it, or one that it was exchanged for, may have been minted.
+
+        Which one it was is the authority's choice.
+        """
         return {
             node.id
             for node in self.opened.values()
             if node.kind == "grant"
-            and node.application == mandate.leaf.application
+            and node.application in mandate.rests_on | {mandate.leaf.application}
             and node.subject in mandate.subjects
         }
 
