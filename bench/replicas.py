@@ -21,7 +21,7 @@ from countermand.log.state import LogState
 from countermand.log.verdict import CLEAR, Revoked
 from countermand.replica.replica import Replica
 from countermand.transport.http import HttpLog
-from countermand.wiring import REDIS_SCHEMES, follower, parse_pin, redis_log, system_clock
+from countermand.wiring import follower, parse_pin, redis_log, system_clock
 from countermand.wiring.tasks import beside
 
 DEADLINE_S: Final = 30.0
@@ -58,7 +58,7 @@ class _Fleet:
 
 
 def _log(url: str, api_key: str) -> LogReader:
-    return redis_log(url) if url.startswith(REDIS_SCHEMES) else HttpLog(url, api_key)
+    return redis_log(url) if url.startswith("redis") else HttpLog(url, api_key)
 
 
 async def _main() -> None:

@@ -3,16 +3,15 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 
 from countermand.authority import relay
-from countermand.wiring.tasks import beside
-from tests.faults.trial import REPLICAS, Trial, join
+from tests.faults.trial import REPLICAS, Trial, join, trial_running
 from tests.integration.planes import KEYS
 from tests.redis_server import RedisServer
 from tests.redis_topologies import SERVICE, Cluster, Watched, cluster_running, watched_running
@@ -51,25 +50,6 @@ def behind_sentinels(path: Path) -> Iterator[Watched]:
     )
     with watched_running(path, options=USERS, lines=lines) as watched:
         yield watched
-
-
-@asynccontextmanager
-async def trial_on(path: Path, topology: Any) -> AsyncIterator[Trial]:
-    """Run an authority with some entries, and replicas that have applied them; watch, and revoke."""
-    chance = random.Random(SEED)  # noqa: S311 - moments, not secrets
-    trial = Trial(path, cast("RedisServer", topology), chance)
-    await trial.start()
-    try:
-        async with AsyncExitStack() as stack:
-            await trial.fill(ENTRIES)
-            for _ in range(REPLICAS):
-                await join(trial, stack)
-            await trial.whole()
-            await stack.enter_async_context(beside(trial.watch.run(chance)))
-            trial.revoking.set()
-            yield trial
-    finally:
-        await trial.kill()
 
 
 # What happens; each returns what was lost that Redis had acknowledged
@@ -141,7 +121,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_after_a_failover_every_replica_is_whole_and_no_decision_came_too_late(tmp_path: Path, name: str) -> None:
     running, happen = FAILOVERS[name]
     with running(tmp_path / "redis") as topology:
-        async with trial_on(tmp_path, topology) as trial:
+        chance = random.Random(SEED)  # noqa: S311 - moments, not secrets
+        async with trial_running(tmp_path, cast("RedisServer", topology), chance, entries=ENTRIES) as trial:
             clock_s = asyncio.get_running_loop().time
             await asyncio.sleep(1)
             lost = await happen(trial, topology)

@@ -13,6 +13,7 @@ from countermand.log.verdict import CLEAR, Revoked
 from tests.faults.redis_faults import FAULTS, Fault
 from tests.faults.trial import BOUND_S, Trial, join, trial_running
 from tests.integration.planes import session_anchors
+from tests.redis_server import RedisServer
 from tests.running import PROOF, until
 
 pytestmark = pytest.mark.anyio
@@ -46,17 +47,18 @@ async def test_no_decision_comes_too_late_and_every_replica_is_whole_again(tmp_p
 async def undergo(path: Path, name: str, fault: Fault) -> None:
     """Let a trial suffer the fault at moments of chance; one more replica joins when it is over."""
     chance = random.Random(SEED)  # noqa: S311 - moments, not secrets
-    async with trial_running(path, chance, entries=ENTRIES) as trial, AsyncExitStack() as stack:
-        for _ in range(ROUNDS):
-            await trial.has_revoked(chance.randint(1, 5))
-            await trial.fill(BURST // ROUNDS)
-            await fault.act(trial)
-            await trial.has_revoked(5)
-        trial.revoking.clear()
-        await join(trial, stack)
-        took_s = await trial.whole()
-        entries = (await trial.rooms.head()).rev.seq
-        await ends_well(trial)
+    with RedisServer(path / "redis") as redis:
+        async with trial_running(path, redis, chance, entries=ENTRIES) as trial, AsyncExitStack() as stack:
+            for _ in range(ROUNDS):
+                await trial.has_revoked(chance.randint(1, 5))
+                await trial.fill(BURST // ROUNDS)
+                await fault.act(trial)
+                await trial.has_revoked(5)
+            trial.revoking.clear()
+            await join(trial, stack)
+            took_s = await trial.whole()
+            entries = (await trial.rooms.head()).rev.seq
+            await ends_well(trial)
     watch = trial.watch
     print(  # noqa: T201 - what a proof saw
         f"\n{name}: {entries:,} entries, {entries - ENTRIES:,} of them meanwhile; {watch.decisions:,} decisions, "

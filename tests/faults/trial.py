@@ -197,22 +197,21 @@ class Trial:
 
 
 @asynccontextmanager
-async def trial_running(path: Path, chance: random.Random, *, entries: int) -> AsyncIterator[Trial]:
+async def trial_running(path: Path, redis: RedisServer, chance: random.Random, *, entries: int) -> AsyncIterator[Trial]:
     """Run an authority with so many entries, and replicas that have applied them; watch, and revoke."""
-    with RedisServer(path / "redis") as redis:
-        trial = Trial(path, redis, chance)
-        await trial.start()
-        try:
-            async with AsyncExitStack() as stack:
-                await trial.fill(entries)
-                for _ in range(REPLICAS):
-                    await join(trial, stack)
-                await trial.whole()
-                await stack.enter_async_context(beside(trial.watch.run(chance)))
-                trial.revoking.set()
-                yield trial
-        finally:
-            await trial.kill()
+    trial = Trial(path, redis, chance)
+    await trial.start()
+    try:
+        async with AsyncExitStack() as stack:
+            await trial.fill(entries)
+            for _ in range(REPLICAS):
+                await join(trial, stack)
+            await trial.whole()
+            await stack.enter_async_context(beside(trial.watch.run(chance)))
+            trial.revoking.set()
+            yield trial
+    finally:
+        await trial.kill()
 
 
 async def join(trial: Trial, stack: AsyncExitStack) -> None:

@@ -15,13 +15,14 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.crc import key_slot
 
+from countermand import connect
+from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError, RefusedError, StoreError, TransportError, UnreachableError
 from countermand.log.wire import REVOCATION_STREAM
 from countermand.stores.consumer import RedisRevocationConsumer
 from countermand.stores.redis import DEFAULT_KEY_PREFIX, RedisRevocationStore
 from countermand.transport.redis import RedisLog, RedisLogWriter
 from countermand.transport.redis_client import CONNECT_S, FIND_S, SCHEMES, RedisUrl
-from countermand.wiring import REDIS_SCHEMES
 from tests.certificates import CertificateAuthority
 from tests.integration.planes import KEYS, Plane, following, publishing
 from tests.redis_server import RedisServer
@@ -37,6 +38,7 @@ from tests.redis_topologies import (
     watched_running,
 )
 from tests.running import until
+from tests.signer import Signer
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +119,10 @@ def test_a_url_that_cannot_be_used_is_refused_at_once_and_told_to_nobody(url: st
 
 
 def test_a_guard_knows_the_schemes_that_the_transport_knows() -> None:
-    assert {f"{scheme}://" for scheme in SCHEMES} == set(REDIS_SCHEMES)
+    places = {"unix": "/run/redis.sock", "redis+sentinel": "localhost/main", "rediss+sentinel": "localhost/main"}
+    for scheme in SCHEMES:
+        url = f"{scheme}://{places.get(scheme, 'localhost')}"
+        assert isinstance(connect(url, issuer="https://i.example", audience="a", pin=str(Signer().pin)), Guard)
 
 
 # A log that runs

@@ -38,6 +38,17 @@ async def revoked_before(path: Path) -> set[str]:
         return {Entry.parse(candidate.entry).id for candidate in await rooms.candidates()}
 
 
+async def revoke_with_agents(running: Plane, count: int) -> set[str]:
+    """Revoke a session with so many agents; return the ids of all."""
+    opening, session = running.rooms.service.opening, await running.rooms.session()
+    agents = [
+        await opening.start_agent(session.application_id, f"worker {n}", 3600, session_id=session.id)
+        for n in range(count)
+    ]
+    await running.rooms.service.revoking.revoke(Kind.SESSION, session.id)
+    return {session.id, *(agent.id for agent in agents)}
+
+
 def named(client: Any) -> set[str]:
     return {fields["session_id"] for _, fields in client.xrange(KEYS.stream)}
 
@@ -127,15 +138,7 @@ async def test_what_was_lost_while_nobody_published_is_published_again(tmp_path:
 
 async def test_descendants_are_told_again_too(tmp_path: Path) -> None:
     async with plane(tmp_path, replicas=0) as running:
-        opening = running.rooms.service.opening
-        session = await running.rooms.session()
-        agents = [
-            await opening.start_agent(session.application_id, f"worker {n}", 3600, session_id=session.id)
-            for n in range(3)
-        ]
-        await running.rooms.service.revoking.revoke(Kind.SESSION, session.id)
-        client = published(running)
-        ids = {session.id, *(agent.id for agent in agents)}
+        client, ids = published(running), await revoke_with_agents(running, 3)
         await until(lambda: named(client) >= ids, "all are told")
         client.flushall()
         await until(lambda: named(client) >= ids, HERE)
@@ -170,15 +173,7 @@ async def test_a_history_that_is_long_to_read_stops_nobody(tmp_path: Path, monke
 
 async def test_what_is_lost_at_the_end_while_the_connection_is_away_is_noticed(tmp_path: Path) -> None:
     async with plane(tmp_path, replicas=0) as running:
-        opening = running.rooms.service.opening
-        session = await running.rooms.session()
-        agents = [
-            await opening.start_agent(session.application_id, f"worker {n}", 3600, session_id=session.id)
-            for n in range(5)
-        ]
-        await running.rooms.service.revoking.revoke(Kind.SESSION, session.id)
-        client = published(running)
-        ids = {session.id, *(agent.id for agent in agents)}
+        client, ids = published(running), await revoke_with_agents(running, 5)
         await until(lambda: named(client) >= ids, "all are told")
         await asyncio.sleep(0.5)  # and noted as told
         newest = [id_ for id_, _ in client.xrevrange(KEYS.stream, count=3)]

@@ -115,7 +115,7 @@ def _engine(path: Path, begin: str, *, size: int) -> AsyncEngine:
         hide_parameters=True,
     )
 
-    engine.sync_engine.dialect.do_terminate = _let_go  # type: ignore[method-assign]
+    engine.sync_engine.dialect.do_terminate = _let_go  # type: ignore[method-assign]  # there is no event for it
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy import case, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -198,14 +198,24 @@ class Ledger:
         )
         return {id_: Bound(seq, before_ms or 0) for id_, seq, before_ms in await connection.execute(query)}
 
-    async def pages(self, after: int, through: int) -> AsyncIterator[list[Candidate]]:
-        """Yield the entries after `after` up to `through`, some at a time; each page is a transaction of its own."""
-        if self._newest and self._newest[0].seq <= after + 1 and after < through <= self._newest[-1].seq:
+    async def pages(self, after: int, through: int, *, lasting_ms: int | None = None) -> AsyncIterator[list[Candidate]]:
+        """Yield the entries after `after` up to `through`, some at a time; each page is a transaction of its own.
+
+        With `lasting_ms`, only those that expire later than that, or never.
+        """
+        expires = tables.entries.c.expires_at_ms
+        wanted = true() if lasting_ms is None else or_(expires.is_(None), expires > lasting_ms)
+        if (
+            lasting_ms is None
+            and self._newest
+            and self._newest[0].seq <= after + 1
+            and after < through <= self._newest[-1].seq
+        ):
             yield [candidate for candidate in self._newest if after < candidate.seq <= through]
             return
         columns = (tables.entries.c.seq, tables.entries.c.previous, tables.entries.c.data)
         while after < through:
-            query = select(*columns).where(tables.entries.c.seq > after, tables.entries.c.seq <= through)
+            query = select(*columns).where(tables.entries.c.seq > after, tables.entries.c.seq <= through, wanted)
             async with self._database.read() as connection:
                 rows = (await connection.execute(query.order_by(tables.entries.c.seq).limit(PAGE))).all()
             if not rows:

@@ -208,7 +208,7 @@ class _Publication:
                 await self._publish()
                 for task in beside:
                     task.cancel()
-        except BaseExceptionGroup as failed:
+        except BaseExceptionGroup as failed:  # whoever runs this knows errors, and no groups of them
             raise failed.exceptions[0] from None
         finally:
             self._relay.owes |= self._again is not None
@@ -314,8 +314,8 @@ class _Publication:
             self._trimmed_ms = now_ms
             await self._writer.trim(self._relay.wall_ms() - KEPT_MS)
         if self._again is None and self._relay.may_publish_again():
-            await self._source.descendants.reopen(self._relay.wall_ms() - DAY_MS)
             self._again = self._in_force()
+            await self._source.descendants.reopen(self._relay.wall_ms() - DAY_MS)
         if self._again is None and self._relay.may_refresh():
             self._again = self._in_force(longer_than_ms=REFRESH_MS)
 
@@ -340,14 +340,13 @@ class _Publication:
 
     async def _in_force(self, *, longer_than_ms: int = 0) -> AsyncGenerator[Messages, None]:
         """Yield what is in force as documented messages, which replicas pass over."""
-        async for page in self._source.ledger.pages(0, self._seq or 0):
+        lasting_ms = self._relay.wall_ms() + longer_than_ms
+        async for page in self._source.ledger.pages(0, self._seq or 0, lasting_ms=lasting_ms):
             entries = [Entry.parse(candidate.entry) for candidate in page]
-            until_ms = self._relay.wall_ms() + longer_than_ms
-            lasting = [entry for entry in entries if entry.expires_at_ms is None or entry.expires_at_ms > until_ms]
-            for start in range(0, len(lasting), TRICKLE):
+            for start in range(0, len(entries), TRICKLE):
                 yield [
                     message
-                    for entry in lasting[start : start + TRICKLE]
+                    for entry in entries[start : start + TRICKLE]
                     for message in self._stream.messages(f"entry-{entry.seq}", documented_fields(entry, entry.reason))
                 ]
 

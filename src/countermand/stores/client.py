@@ -194,7 +194,8 @@ def _get_at_once(client: Any, keys: Sequence[str]) -> Sequence[object]:
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.get(key)
-    return pipeline.execute(raise_on_error=False)  # type: ignore[no-any-return]
+    answers: Sequence[object] = pipeline.execute(raise_on_error=False)
+    return answers
 
 
 def _get_by_node(client: Any, keys: Sequence[str]) -> Sequence[object]:

@@ -87,7 +87,7 @@ def parse_read(answer: object) -> list[Message]:
     if isinstance(answer, Mapping):
         streams: Iterable[object] = answer.values()
     else:
-        streams = (pair[1] for pair in _sequence(answer) if len(_sequence(pair)) == 2)  # type: ignore[index]
+        streams = (pair[1] for pair in map(_sequence, _sequence(answer)) if len(pair) == 2)
     return [message for entries in streams for message in _messages(entries) if message is not None]
 
 

@@ -26,10 +26,7 @@ from countermand.settings import replica_credentials, replica_pin
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 
-REDIS_SCHEMES: Final = (
-    *("redis://", "redis+sentinel://", "redis+cluster://"),
-    *("rediss://", "rediss+sentinel://", "rediss+cluster://", "unix://"),
-)
+_OF_REDIS: Final = ("redis", "unix:")  # how its URLs begin; `redis_log` says which there are
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
 _wall_ns, _clock_ns = time.time_ns, time.clock_gettime_ns  # every decision reads them
 
@@ -139,7 +136,7 @@ def connect(
 
 def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, Pin]:
     """Return the log at `url`, and what is believed of it. Raises: ConfigurationError."""
-    if url.startswith(REDIS_SCHEMES):
+    if url.startswith(_OF_REDIS):
         return redis_log(url), parse_pin(replica_pin(pin))
     api_key, pin = replica_credentials(api_key, pin)
     log = HttpLog(url, api_key)
