@@ -20,6 +20,7 @@ from bench.log import new_id
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.authority.lineage import load
+from countermand.authority.sqlite import SqliteDatabase
 from countermand.cli.client import AuthorityClient
 from countermand.log.anchor import Kind
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir
@@ -46,7 +47,7 @@ async def _measure() -> tuple[float, float]:
         settings = AuthoritySettings(DataDir(Path(directory) / "data"), port=0)
         async with serve_authority(settings) as (_, url):
             admin = ClientSettings(url, settings.data.admin_key.read_text("utf-8").strip())
-            database = Database(settings.data.database)
+            database = SqliteDatabase(settings.data.database)
             async with AuthorityClient.open(admin) as client:
                 for _ in range(TREES):
                     ours_s.append(await _revoke(client, await _plant(client, database)))

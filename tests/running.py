@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,20 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from countermand.authority.database import Database
 from countermand.cli.client import AuthorityClient
 from countermand.errors import CountermandError
 from countermand.settings import DEFAULT_MANDATE_S, AuthoritySettings, ClientSettings, DataDir
 from countermand.transport.http import fetch_keys
 from countermand.wiring.authority import RunningAuthority
 from countermand.wiring.serve import serve_authority
+from tests.databases import DATABASES
 
 DEADLINE_S: Final = 20.0
 """For what takes milliseconds, on a machine that does something else."""
 PROOF: Final = "PROOF" in os.environ
 """Whether `make proof` runs: then tests that take a number of rounds take many."""
 _POLL_S: Final = 0.01
-_unused_database: Final[list[bytes]] = []  # made by the first who asks
 _COMMAND: Final = Path(sys.executable).with_name("countermand")
 
 
@@ -65,28 +63,15 @@ class Running:
         return ClientSettings.read(self.data.path, {})
 
 
-async def lay_database(data: DataDir) -> None:
-    """Put a database that nobody used into `data`, if there is none: to make each from nothing would take 0.1 s."""
-    if data.database.exists():
-        return
-    if not _unused_database:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "countermand.db")
-            database = Database(path)
-            await database.migrate()
-            await database.close()
-            _unused_database.append(await asyncio.to_thread(path.read_bytes))
-    data.path.mkdir(mode=0o700, exist_ok=True)
-    data.database.write_bytes(_unused_database[0])
-
-
 @asynccontextmanager
 async def authority_running(
     path: Path, *, port: int = 0, issuer: str | None = None, mandate_s: int = DEFAULT_MANDATE_S
 ) -> AsyncIterator[Running]:
     """Serve the authority in `path`/authority from this event loop. Port 0 is any free one."""
     data = DataDir(path / "authority")
-    settings = AuthoritySettings(data, port=port, issuer=issuer, mandate_s=mandate_s)
+    await DATABASES.lay(data)
+    url = DATABASES.url(data)
+    settings = AuthoritySettings(data, port=port, issuer=issuer, mandate_s=mandate_s, database_url=url)
     async with (
         serve_authority(settings) as (authority, url),
         AuthorityClient.open(ClientSettings.read(data.path, {})) as client,
@@ -133,6 +118,10 @@ class ServerProcess:
         """Start, and wait until the keys can be fetched."""
         self.data.url.unlink(missing_ok=True)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERMAND_")}
+        await DATABASES.lay(self.data)
+        database_url = DATABASES.url(self.data)
+        if database_url is not None:
+            environ["COUNTERMAND_DATABASE_URL"] = database_url
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it starts in a millisecond, and `wait` polls
                 [_COMMAND, "up", "--data-dir", self.data.path, "--port", str(self.port), *self.options],

@@ -44,7 +44,8 @@
        ├─ ForbiddenError             a valid credential without the role
        ├─ ClockError                 our clocks contradict each other: nothing is signed
        ├─ DataError                  the data directory or the database cannot be used as it is
-       └─ BusyError                  too much at once: try again
+       ├─ BusyError                  too much at once: try again
+       └─ UnconfirmedError           it may be done, and that is not certain
 
 A denial is a value and not in this tree: see `countermand.enforce`.
 """
@@ -329,3 +330,9 @@ class BusyError(AuthorityError):
     """Too much at once; nothing was changed, and trying again may help."""
 
     code = "busy"
+
+
+class UnconfirmedError(AuthorityError):
+    """The database did not confirm it: it may be done, or not. Trying again does it, or finds it done."""
+
+    code = "unconfirmed"

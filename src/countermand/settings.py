@@ -6,6 +6,7 @@ COUNTERMAND_MANDATE_SECONDS   how long a mandate lives                      900
 COUNTERMAND_URL               the authority that commands talk to           what the data directory says
 COUNTERMAND_API_KEY           the key with which they, or a replica, talk   what the data directory says
 COUNTERMAND_PIN               the log that a replica believes               what the data directory says
+COUNTERMAND_DATABASE_URL      a Postgres for what the authority knows      a file in the data directory
 COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
 COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
 """
@@ -33,7 +34,7 @@ class DataDir:
 
     @property
     def database(self) -> Path:
-        """Everything that the authority knows."""
+        """Everything that the authority knows, where no Postgres keeps it."""
         return self.path / "countermand.db"
 
     @property
@@ -77,6 +78,7 @@ class AuthoritySettings:
     issuer: str | None = None
     mandate_s: int = DEFAULT_MANDATE_S
     redis_url: str | None = field(default=None, repr=False)
+    database_url: str | None = field(default=None, repr=False)
     stream_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -97,6 +99,7 @@ class AuthoritySettings:
             environ.get("COUNTERMAND_ISSUER") or None,
             _whole_number(environ, "COUNTERMAND_MANDATE_SECONDS", DEFAULT_MANDATE_S),
             redis_url or environ.get("COUNTERMAND_REDIS_URL") or None,
+            environ.get("COUNTERMAND_DATABASE_URL") or None,
             _hmac_keys(environ.get("COUNTERMAND_STREAM_HMAC_KEY", "")),
         )
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from countermand import connect
-from countermand.authority.database import Database
 from countermand.authority.descendants import Descendants
+from countermand.authority.sqlite import SqliteDatabase
 from countermand.enforce.decision import Allow, Decision, Deny
 from countermand.enforce.guard import Guard
 from countermand.wiring import system_clock
@@ -60,7 +60,7 @@ async def _decision(guard: Guard, token: str) -> Decision:
 
 
 async def _told(path: Path) -> set[str]:
-    database = Database(path)
+    database = SqliteDatabase(path)
     try:
         descendants, told = Descendants(database, system_clock), set[str]()
         while (page := await descendants.next()) is not None:

@@ -134,9 +134,7 @@ class Trial:
     async def fill(self, count: int) -> None:
         """Append so many revocations in one transaction, some of which are watched."""
         rooms = self.rooms
-        async with rooms.database._turn:
-            before = (await rooms.head()).rev.seq
-            await rooms.fill(count)
+        before = await rooms.fill(count)
         rooms.heartbeat.sign_soon()
         async for page in rooms.ledger.pages(before, before + count):
             for candidate in page[:: len(page) // SAMPLE + 1]:

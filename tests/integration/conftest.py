@@ -6,10 +6,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from countermand.settings import DataDir
 from countermand.transport.http import open_client
 from tests.integration.rooms import Rooms, rooms_open
-from tests.running import Running, authority_running, lay_database
+from tests.running import Running, authority_running
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +26,6 @@ async def rooms(tmp_path: Path) -> AsyncIterator[Rooms]:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """An authority of this test alone, served on a free port."""
-    await lay_database(DataDir(tmp_path / "authority"))
     async with authority_running(tmp_path) as authority:
         yield authority
 

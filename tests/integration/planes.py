@@ -34,6 +34,9 @@ class MachineClock(HeldClock):
         self.wall_ms, self.boot_ms = now.wall_ms, now.boot_ms
         return now
 
+    def peek_ms(self) -> int:
+        return system_clock().wall_ms
+
 
 @asynccontextmanager
 async def publishing(

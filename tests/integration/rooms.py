@@ -14,21 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.access import Access
-from countermand.authority.database import Database, _begun
+from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
-from countermand.authority.ledger import Head, Ledger
+from countermand.authority.ledger import Appended, Draft, Head, Ledger, _row
 from countermand.authority.minting import Policy
 from countermand.authority.model import Session, SubjectType
 from countermand.authority.reader import LedgerReader
 from countermand.authority.service import Authority
-from countermand.log.anchor import Kind, own_id
+from countermand.log.anchor import Kind, Rev, own_id
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import Pin
-from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.settings import DataDir
-from tests.running import lay_database
+from tests.databases import DATABASES
 
 ISSUER: Final = "https://authority.example"
 AUDIENCE: Final = "https://api.example"
@@ -49,6 +48,10 @@ class HeldClock:
         self.readings += 1
         return Instant(self.wall_ms, self.boot_ms)
 
+    def peek_ms(self) -> int:
+        """What the wall clock says, to whom nobody counts."""
+        return self.wall_ms
+
     def advance(self, ms: int) -> None:
         self.wall_ms += ms
         self.boot_ms += ms
@@ -57,7 +60,7 @@ class HeldClock:
 @asynccontextmanager
 async def writing(database: Database) -> AsyncIterator[AsyncConnection]:
     """Hold the one connection that writes, in a transaction of the test's own."""
-    async with _begun(database._writer) as connection:
+    async with database._begun(database._writer) as connection:
         yield connection
 
 
@@ -91,41 +94,36 @@ class Rooms:
     async def append(self, count: int, *, expires_at_ms: int | None = LATER_MS, reason: str = "") -> None:
         """Append revocations of `count` sessions that never were, in one transaction."""
         async with writing(self.database) as connection:
-            for _ in range(count):
-                await self.append_in(connection, expires_at_ms=expires_at_ms, reason=reason)
+            await self.append_in(connection, count, expires_at_ms=expires_at_ms, reason=reason)
 
     async def append_in(
-        self, connection: AsyncConnection, *, expires_at_ms: int | None = LATER_MS, reason: str = ""
+        self,
+        connection: AsyncConnection,
+        count: int = 1,
+        *,
+        expires_at_ms: int | None = LATER_MS,
+        reason: str = "",
     ) -> None:
-        """Append one such revocation in a transaction of the caller's."""
-        id_, at_ms = own_id(Kind.SESSION, os.urandom(16)), self.clock.wall_ms
-        await self.ledger.append(connection, Kind.SESSION, id_, at_ms=at_ms, expires_at_ms=expires_at_ms, reason=reason)
+        """Append such revocations in a transaction of the caller's, as its last step."""
+        await self.ledger.append(connection, [self.draft(expires_at_ms, reason) for _ in range(count)])
 
-    async def fill(self, count: int) -> None:
-        """Append as `append` does, and in two statements: for ledgers of some length."""
-        head = await self.head()
-        link, rows = head.link, []
-        for seq in range(head.rev.seq + 1, head.rev.seq + 1 + count):
-            id_ = own_id(Kind.SESSION, os.urandom(16))
-            entry = Entry(head.rev.generation, seq, Kind.SESSION, id_, self.clock.wall_ms, expires_at_ms=LATER_MS)
-            candidate = Candidate(seq, link, entry.to_bytes())
-            rows.append(
-                {
-                    "seq": seq,
-                    "generation": entry.generation,
-                    "kind": entry.kind,
-                    "issuer": entry.issuer,
-                    "id": id_,
-                    "expires_at_ms": LATER_MS,
-                    "previous": link,
-                    "link": candidate.link,
-                    "data": candidate.entry,
-                }
-            )
-            link = candidate.link
+    def draft(self, expires_at_ms: int | None = LATER_MS, reason: str = "") -> Draft:
+        """Return the revocation of a session that never was."""
+        id_, at_ms = own_id(Kind.SESSION, os.urandom(16)), self.clock.wall_ms
+        return Draft(kind=Kind.SESSION, id=id_, at_ms=at_ms, expires_at_ms=expires_at_ms, reason=reason)
+
+    async def fill(self, count: int) -> int:
+        """Append as `append` does, in two statements, for ledgers of some length; return after which number."""
         async with writing(self.database) as connection:
+            head = (await connection.execute(select(tables.head).with_for_update())).one()
+            link, rows = head.link, []
+            for seq in range(head.seq + 1, head.seq + 1 + count):
+                entry = self.draft().at(Rev(head.generation, seq))
+                rows.append(_row(Appended(entry, Candidate(seq, link, entry.to_bytes()))))
+                link = rows[-1]["link"]
             await connection.execute(insert(tables.entries), rows)
-            await connection.execute(update(tables.head).values(seq=head.rev.seq + count, link=link))
+            await connection.execute(update(tables.head).values(seq=head.seq + count, link=link))
+        return int(head.seq)
 
     async def session(self, lifetime_s: int = 3600, subject: str = "alice") -> Session:
         """Open a session with an application of its own."""
@@ -137,9 +135,9 @@ class Rooms:
 async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: int = 900) -> AsyncIterator[Rooms]:
     """Open the authority in `path`/authority, as `wiring` does, and without what beats or listens."""
     data = DataDir(path / "authority")
-    await lay_database(data)
+    await DATABASES.lay(data)
     clock = clock or HeldClock()
-    database = Database(data.database)
+    database = DATABASES.open(data, clock.peek_ms)
     try:
         await database.migrate()
         ledger = await Ledger.open(database, os.urandom(16))

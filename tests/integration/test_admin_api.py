@@ -210,7 +210,7 @@ async def test_paging_through_the_sessions_loses_none_and_repeats_none(tmp_path:
 async def test_a_database_held_by_another_program_is_answered_with_try_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
+    monkeypatch.setattr(database_module, "WAIT_S", 0.1)
     async with authority_running(tmp_path) as running:
         headers = {"authorization": f"Bearer {running.admin_key}"}
         async with open_client(10, url=running.url, headers=headers) as admin:

@@ -12,8 +12,10 @@ from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import database as database_module
+from countermand.authority import sqlite as sqlite_module
 from countermand.authority import tables
 from countermand.authority.database import Database
+from countermand.authority.sqlite import SqliteDatabase
 from countermand.errors import BusyError, ConfigurationError, DataError
 from countermand.log.anchor import Kind
 from tests.integration.rooms import file_of, insert_sessions, rooms_open
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(tmp_path / "countermand.db")
+    opened = SqliteDatabase(tmp_path / "countermand.db")
     await opened.migrate()
     yield opened
     await opened.close()
@@ -101,12 +103,12 @@ async def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> 
 async def test_a_sqlite_that_is_too_old_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
     with pytest.raises(ConfigurationError, match=r"3\.35 or later"):
-        await Database(tmp_path / "countermand.db").migrate()
+        await SqliteDatabase(tmp_path / "countermand.db").migrate()
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "a b", "ä"])
 async def test_the_name_of_a_file_is_only_a_name(tmp_path: Path, name: str) -> None:
-    database = Database(tmp_path / name)
+    database = SqliteDatabase(tmp_path / name)
     await database.migrate()
     await database.close()
     assert _names(tmp_path) == [name]
@@ -167,8 +169,9 @@ async def test_reads_see_one_moment_while_others_write(database: Database) -> No
 async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
-    database = Database(tmp_path / "countermand.db")
+    monkeypatch.setattr(database_module, "WAIT_S", 0.1)
+    monkeypatch.setattr(sqlite_module, "WAIT_S", 0.1)
+    database = SqliteDatabase(tmp_path / "countermand.db")
     await database.migrate()
     try:
         release = asyncio.Event()
@@ -187,8 +190,9 @@ async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
 async def test_a_file_that_another_program_holds_is_busy_and_not_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_WAIT_S", 0.1)
-    database = Database(tmp_path / "countermand.db")
+    monkeypatch.setattr(database_module, "WAIT_S", 0.1)
+    monkeypatch.setattr(sqlite_module, "WAIT_S", 0.1)
+    database = SqliteDatabase(tmp_path / "countermand.db")
     await database.migrate()
     try:
         async with file_of(tmp_path / "countermand.db"):

@@ -49,7 +49,7 @@ async def test_a_transaction_that_fails_after_it_appended_leaves_no_entry_and_no
 
     async def fail() -> None:
         async with writing(rooms.database) as connection:
-            await rooms.ledger.append(connection, Kind.SESSION, _new_id(), at_ms=NOW_MS, expires_at_ms=None)
+            await rooms.append_in(connection)
             raise LookupError
 
     with pytest.raises(LookupError):

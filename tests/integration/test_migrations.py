@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from countermand.authority.database import Database
+from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.tables import METADATA
 from countermand.errors import DataError, NotActiveError
 from countermand.log.anchor import Kind
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def _migrated(path: Path) -> Path:
-    database = Database(path)
+    database = SqliteDatabase(path)
     try:
         await database.migrate()
     finally:
@@ -72,7 +72,7 @@ async def test_migrations_make_the_same_keys_checks_and_indexes_as_the_tables(tm
     finally:
         migrated.dispose()
         made.dispose()
-    assert schema["head"]["checks"] == [{"name": "ck_head_one_row", "sqltext": "only = 1"}], "checks are compared"
+    assert schema["head"]["checks"] == [{"name": "ck_head_one_row", "sqltext": '"only" = 1'}], "checks are compared"
 
 
 async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:

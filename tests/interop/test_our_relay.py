@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from countermand.authority.ledger import Appended
+from countermand.authority.heartbeat import Change
+from countermand.authority.ledger import Draft
 from countermand.log.anchor import Anchor, Kind
 from countermand.log.entry import Entry
 from countermand.log.wire import flat_id
@@ -117,13 +118,11 @@ async def cut_off(rooms: Rooms, kind: Kind) -> str:
 async def append(rooms: Rooms, kind: Kind) -> str:
     """Append what no call of the authority revokes by itself yet, as a call of its own would."""
 
-    async def work(connection: Any) -> tuple[str, list[Appended]]:
-        appended = await rooms.ledger.append(
-            connection, kind, f"a {kind.text}", at_ms=rooms.clock().wall_ms, expires_at_ms=None
-        )
-        return appended.entry.id, [appended]
+    async def work(_connection: Any) -> Change[str]:
+        draft = Draft(kind=kind, id=f"a {kind.text}", at_ms=rooms.clock().wall_ms, expires_at_ms=None)
+        return Change(lambda entries: entries[0].id, (draft,))
 
-    return await rooms.heartbeat.commit(work)
+    return await rooms.heartbeat.commit(work, urgent=True)
 
 
 REVOKED: dict[str, tuple[Kind, Callable[[Rooms, Kind], Awaitable[str]]]] = {

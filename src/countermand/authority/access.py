@@ -60,7 +60,7 @@ class Access:
                 return
             keep(await self._make(connection, role, name))
 
-        await self._database.write(work)
+        await self._database.write(work, alone=True)
 
     async def create_for(self, application_id: str, name: str) -> str:
         """Return a new key with which an application asks for mandates: the only time that it is seen whole.

@@ -13,22 +13,27 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import case, update
+from sqlalchemy import case, false, null, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.database import Database
-from countermand.authority.ledger import Appended, Head, Ledger
-from countermand.errors import AuthorityError, ClockError
+from countermand.authority.ledger import Appended, Draft, Head, Ledger
+from countermand.errors import AuthorityError, ClockError, UnconfirmedError
 from countermand.log.anchor import Rev
 from countermand.log.checkpoint import Checkpoint
+from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.log.state import CLOCK_TOLERANCE_MS
 
 INTERVAL_S: Final = 1.0
+LONGEST_MS: Final = 1_000
+"""A revocation that takes longer is an alarm."""
+LEASE_MS: Final = 2_000
+"""How long nobody else relays after whoever does has last said so."""
 
 _T = TypeVar("_T")
 
@@ -43,16 +48,42 @@ class SignedCheckpoint:
     signed: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Change(Generic[_T]):
+    """What a transaction wants appended, and what its caller is answered once the entries have their numbers."""
+
+    answer: Callable[[Sequence[Entry]], _T]
+    drafts: Sequence[Draft] = ()
+
+    @classmethod
+    def none(cls, answer: _T) -> Self:
+        """Return the change that appends nothing."""
+        return cls(lambda _entries: answer)
+
+
 class Heartbeat:
-    """Signs checkpoints while `run` runs, and tells all who wait for the next."""
+    """Signs checkpoints while `run` runs, and tells all who wait for the next.
+
+    Of several processes on one database each has its own. The one that `leads` relays: an economy, no more, for a relay
+    looks whether another has written before it writes. Set `may_lead` where there is a way to relay on, and it works.
+    """
 
     def __init__(
-        self, database: Database, ledger: Ledger, key: Ed25519PrivateKey, clock: Callable[[], Instant]
+        self,
+        database: Database,
+        ledger: Ledger,
+        key: Ed25519PrivateKey,
+        clock: Callable[[], Instant],
+        process_id: str = "",
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._key = key
         self._clock = clock
+        self._process_id = process_id
+        self._agrees = True  # the database's clock with ours, when last seen
+        self.may_lead = False
+        self.leads = False
         self._last_signed: Instant | None = None
         self._newest: SignedCheckpoint | None = None
         self._wanted = asyncio.Event()
@@ -62,6 +93,11 @@ class Heartbeat:
     def sign_soon(self) -> None:
         """Ask for a checkpoint now; many requests make one."""
         self._wanted.set()
+
+    def heard(self, seq: int) -> None:
+        """Take note that the ledger ends at `seq` by now; another process may have appended."""
+        if self._newest is None or self._newest.checkpoint.rev.seq < seq:
+            self.sign_soon()
 
     def close(self) -> None:
         """Sign no more, and end every wait for a checkpoint."""
@@ -94,25 +130,38 @@ class Heartbeat:
         """Return a checkpoint of this moment. Raises: ClockError, DataError, BusyError."""
         now = self._clock()
         self._check(now)
-        head = await self._database.write(lambda connection: self._beat(connection, now))
+        head = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
         return self._signed(head, now)
 
-    async def commit(self, work: Callable[[AsyncConnection], Awaitable[tuple[_T, Sequence[Appended]]]]) -> _T:
-        """Return what `work` returns beside the entries that it appends; a checkpoint of them is on its way.
+    async def commit(self, work: Callable[[AsyncConnection], Awaitable[Change[_T]]], *, urgent: bool) -> _T:
+        """Append what `work` wants, and return its answer; a checkpoint of that is on its way.
 
         It is one transaction that may write. Where nothing can be signed, it is committed all the same.
         Raises: as Database.write.
         """
+
+        async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended]]:
+            change = await work(connection)
+            appended = await self._ledger.append(connection, change.drafts) if change.drafts else []
+            return change.answer([one.entry for one in appended]), appended
+
         now = self._clock()
         try:
-            result, appended = await self._database.write(work)
-        except asyncio.CancelledError:
+            answer, appended = await self._database.write(appending, urgent=urgent)
+        except (asyncio.CancelledError, UnconfirmedError):
             self.sign_soon()  # whoever gives up does not stop the commit
             raise
+        finally:
+            self._complain_after(now)
         if appended:
             self._ledger.remember([one.candidate for one in appended])
             self._sign_appended(appended[-1], now)
-        return result
+        return answer
+
+    def _complain_after(self, began: Instant) -> None:
+        took_ms = self._clock().boot_ms - began.boot_ms
+        if took_ms > LONGEST_MS:
+            _log.error("a revocation waited %d ms for the database", took_ms)
 
     def _sign_appended(self, last: Appended, now: Instant) -> None:
         try:
@@ -120,14 +169,32 @@ class Heartbeat:
         except ClockError:
             self.sign_soon()  # it fails as well, and says why
         else:
-            self._announce(self._signed(Head(last.entry.rev, last.candidate.link), now))
+            if self._agrees:
+                self._announce(self._signed(Head(last.entry.rev, last.candidate.link), now))
 
     async def _beat(self, connection: AsyncConnection, now: Instant) -> Head:
         """Note the time, which never goes back in the database, and read the head. It writes every time: rule 2."""
-        noted = tables.heartbeat.c.at_ms
+        noted, relay, relay_at_ms = tables.heartbeat.c.at_ms, tables.heartbeat.c.relay, tables.heartbeat.c.relay_at_ms
         later = case((noted < now.wall_ms, now.wall_ms), else_=noted)
-        await connection.execute(update(tables.heartbeat).values(at_ms=later))
-        return await self._ledger.head(connection)
+        ours = relay == self._process_id
+        vacant = or_(relay.is_(None), relay_at_ms < now.wall_ms - LEASE_MS, relay_at_ms > now.wall_ms + LEASE_MS)
+        mine = or_(ours, vacant) if self.may_lead else false()
+        leader = case((mine, self._process_id), (ours, null()), else_=relay)
+        led_at_ms = case((mine, now.wall_ms), else_=relay_at_ms)
+        values = update(tables.heartbeat).values(at_ms=later, relay=leader, relay_at_ms=led_at_ms)
+        self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
+        head = await self._ledger.head(connection)
+        self._compare(await self._database.clock_ms(connection), now)
+        return head
+
+    def _compare(self, database_ms: int | None, before: Instant) -> None:
+        """Refuse a database's clock that is not ours, within the tolerance. Raises: ClockError."""
+        after_ms = self._clock().wall_ms if database_ms is not None else 0
+        self._agrees = database_ms is None or (
+            before.wall_ms - CLOCK_TOLERANCE_MS <= database_ms <= after_ms + CLOCK_TOLERANCE_MS
+        )
+        if not self._agrees:
+            raise ClockError("the database's clock and ours are more than a second apart: set the wrong one right")
 
     def _signed(self, head: Head, now: Instant) -> SignedCheckpoint:
         checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms)

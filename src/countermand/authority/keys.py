@@ -95,7 +95,7 @@ async def open_keys(database: Database, directory: Path, now_ms: int) -> Keys:
         await connection.execute(insert(tables.signing_keys), [row | {"created_at_ms": now_ms} for row in _rows(keys)])
         return {}, keys
 
-    registered, keys = await database.write(work)
+    registered, keys = await database.write(work, alone=True)
     if registered and registered != {str(row["purpose"]): row["id"] for row in _rows(keys)}:
         raise DataError(f"{directory} holds other keys than the database knows: put the right ones back")
     return keys

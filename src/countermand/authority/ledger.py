@@ -5,7 +5,7 @@ of commits, and there is no gap. Source: docs/protocol.md, "Chain".
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from countermand.authority.database import Database
 from countermand.errors import DataError
 from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
 from countermand.log.chain import Candidate, LogId, genesis
-from countermand.log.entry import Entry
+from countermand.log.entry import REV_AT, Entry
 from countermand.log.revoked import RevokedSet
 from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
 from countermand.log.verdict import Revoked
@@ -25,6 +25,7 @@ from countermand.tokens.mandate import LEEWAY_S
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
+_ANYWHERE: Final = Rev(FIRST_GENERATION, 1)
 PAGE: Final = 1_000
 """Entries read at a time: some 300 KB."""
 
@@ -35,6 +36,40 @@ class Head:
 
     rev: Rev
     link: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An entry that is to be appended. Its number and its place in the chain come with the commit.
+
+    Raises:
+        MalformedError: an id or a reason that the ledger may not hold.
+    """
+
+    kind: Kind
+    id: str
+    at_ms: int
+    expires_at_ms: int | None
+    reason: str = ""
+    issuer: str = ""
+    issued_before_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        self.at(_ANYWHERE).to_bytes()
+
+    def at(self, rev: Rev) -> Entry:
+        """Return it as the entry that stands there."""
+        return Entry(
+            rev.generation,
+            rev.seq,
+            self.kind,
+            self.id,
+            self.at_ms,
+            self.reason,
+            self.issuer,
+            self.issued_before_ms,
+            self.expires_at_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +118,7 @@ class Ledger:
             await _check_end(connection, await ledger.head(connection))
             return ledger
 
-        return await database.write(work)
+        return await database.write(work, alone=True)
 
     async def head(self, connection: AsyncConnection) -> Head:
         """Return where the ledger ends, as the transaction of `connection` sees it."""
@@ -113,42 +148,26 @@ class Ledger:
         longest_s: int = (await connection.execute(select(tables.log.c.longest_mandate_s))).scalar_one()
         return now_ms + retention_ms(longest_s, LEEWAY_S)
 
-    async def append(
-        self,
-        connection: AsyncConnection,
-        kind: Kind,
-        id_: str,
-        *,
-        at_ms: int,
-        expires_at_ms: int | None,
-        reason: str = "",
-        issuer: str = "",
-        issued_before_ms: int | None = None,
-    ) -> Appended:
-        """Append a revocation inside the caller's transaction, as its last step: from here on the head is locked.
+    async def append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
+        """Append revocations in the caller's transaction, as its last step: nothing may be done in it afterwards."""
+        parts = [_parts(draft) for draft in drafts]
+        rows = await self._database.append(connection, [list(column) for column in zip(*parts, strict=True)])
+        if rows is None:
+            return await self._append(connection, drafts)
+        return [Appended(Entry.parse(data), Candidate(seq, previous, data)) for seq, previous, data in rows]
 
-        Raises:
-            MalformedError: an id or a reason that the ledger may not hold.
-        """
-        row = (await connection.execute(select(tables.head).with_for_update())).one()
-        entry = Entry(row.generation, row.seq + 1, kind, id_, at_ms, reason, issuer, issued_before_ms, expires_at_ms)
-        candidate = Candidate(entry.seq, row.link, entry.to_bytes())
-        await connection.execute(
-            insert(tables.entries).values(
-                seq=entry.seq,
-                generation=entry.generation,
-                kind=kind,
-                issuer=issuer,
-                id=id_,
-                expires_at_ms=expires_at_ms,
-                issued_before_ms=issued_before_ms,
-                previous=candidate.previous,
-                link=candidate.link,
-                data=candidate.entry,
-            )
-        )
-        await connection.execute(update(tables.head).values(seq=entry.seq, link=candidate.link))
-        return Appended(entry, candidate)
+    async def _append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
+        """Append step by step, where the whole database is ours until the commit."""
+        head = await self.head(connection)
+        appended: list[Appended] = []
+        link = head.link
+        for seq, draft in enumerate(drafts, head.rev.seq + 1):
+            entry = draft.at(Rev(head.rev.generation, seq))
+            appended.append(Appended(entry, Candidate(seq, link, entry.to_bytes())))
+            link = appended[-1].candidate.link
+        await connection.execute(insert(tables.entries), [_row(one) for one in appended])
+        await connection.execute(update(tables.head).values(seq=appended[-1].entry.seq, link=link))
+        return appended
 
     def remember(self, committed: Iterable[Candidate]) -> None:
         """Keep the newest entries at hand: all who follow ask for them at once."""
@@ -231,6 +250,36 @@ class Ledger:
         )
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
+
+
+def _parts(draft: Draft) -> tuple[object, ...]:
+    """Return a draft as `append_entries` takes it: its bytes without generation and number, and what finds it."""
+    data = draft.at(_ANYWHERE).to_bytes()
+    return (
+        data[:REV_AT],
+        data[REV_AT + 16 :],
+        int(draft.kind),  # psycopg would write its name
+        draft.issuer,
+        draft.id,
+        draft.expires_at_ms,
+        draft.issued_before_ms,
+    )
+
+
+def _row(appended: Appended) -> dict[str, object]:
+    entry, candidate = appended.entry, appended.candidate
+    return {
+        "seq": entry.seq,
+        "generation": entry.generation,
+        "kind": entry.kind,
+        "issuer": entry.issuer,
+        "id": entry.id,
+        "expires_at_ms": entry.expires_at_ms,
+        "issued_before_ms": entry.issued_before_ms,
+        "previous": candidate.previous,
+        "link": candidate.link,
+        "data": candidate.entry,
+    }
 
 
 async def _begin(connection: AsyncConnection, log_id: LogId) -> None:

@@ -86,7 +86,7 @@ class Minting:
         """
         check_authority(audience, scopes)
         now_ms = self._clock().wall_ms
-        async with self._database.read() as connection:
+        async with self._database.holding() as connection:
             rev = (await self._ledger.head(connection)).rev
             lineage = await load(connection, [check_kind(session_id, Kind.SESSION)])
             await lineage.require_standing(connection, self._ledger, now_ms)
@@ -112,7 +112,7 @@ class Minting:
             audience=None,
             now_s=now_ms / 1000,
         )
-        async with self._database.read() as connection:
+        async with self._database.holding() as connection:
             await self._require_unrevoked(connection, old, now_ms)
             authority = await self._authority(connection, client_id, old, wanted, now_ms)
         return self._mint(authority, now_ms)

@@ -113,6 +113,7 @@ class Relay:
         clock: Callable[[], Instant],
     ) -> None:
         self.source = source
+        self.source.heartbeat.may_lead = True
         self.stream = stream
         self.losses = 0
         self.error: str | None = None
@@ -125,16 +126,23 @@ class Relay:
         self._refreshed_ms: int | None = None
 
     async def run(self) -> None:
-        """Publish until the heartbeat ends. A way that is broken is tried again, for ever."""
+        """Publish until the heartbeat ends, while no other process does. A broken way is tried again, for ever."""
         pause_s = FIRST_PAUSE_S
-        while await self.source.heartbeat.after(None) is not None:
+        seen: SignedCheckpoint | None = None
+        heartbeat = self.source.heartbeat
+        while (seen := await heartbeat.after(seen)) is not None:
+            if not heartbeat.leads:
+                continue
             try:
                 async with self._open_writer() as writer:
                     await _Publication(self, writer).run()
             except CountermandError as error:
+                heartbeat.may_lead = False  # another may have a way where we have none
                 pause_s = FIRST_PAUSE_S if self.error is None else min(2 * pause_s, LONGEST_PAUSE_S)
                 self._note(error)
                 await asyncio.sleep(pause_s)
+                heartbeat.may_lead = True
+                heartbeat.sign_soon()
 
     def now_ms(self) -> int:
         """Return milliseconds that never step."""
@@ -201,7 +209,7 @@ class _Publication:
         self._unsent: Messages = []  # of that
 
     async def run(self) -> None:
-        """Publish until the heartbeat ends. Raises: as the writer and the ledger."""
+        """Publish until the heartbeat ends, or another process leads. Raises: as the writer and the ledger."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(work) for work in (self._trickle(), self._lay_bases())]
@@ -215,7 +223,8 @@ class _Publication:
 
     async def _publish(self) -> None:
         seen: SignedCheckpoint | None = None
-        while (seen := await self._source.heartbeat.after(seen)) is not None:
+        heartbeat = self._source.heartbeat
+        while (seen := await heartbeat.after(seen)) is not None and heartbeat.leads:
             async with self._turn:
                 await self._bring(seen)
 

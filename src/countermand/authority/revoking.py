@@ -6,7 +6,6 @@ Source: docs/protocol.md, "Path" and "Cutoffs".
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,8 +14,8 @@ from countermand.authority import tables
 from countermand.authority.cascade import begin_cascade, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
-from countermand.authority.heartbeat import Heartbeat
-from countermand.authority.ledger import Appended, Ledger
+from countermand.authority.heartbeat import Change, Heartbeat
+from countermand.authority.ledger import Draft, Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, Grant, Preview, Reach, Revocation
 from countermand.authority.views import grant_of
@@ -24,9 +23,6 @@ from countermand.errors import DataError, InvalidValueError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
-
-Answer: TypeAlias = tuple[Revocation, list[Appended]]
-"""What was revoked, and the entries that this has appended."""
 
 
 class Revoking:
@@ -42,12 +38,13 @@ class Revoking:
         self._clock = clock
 
     async def revoke(
-        self, kind: Kind, id_: str, reason: str = "", *, issuer: str = "", bare: bool = False
+        self, kind: Kind, id_: str, reason: str = "", *, issuer: str = "", bare: bool = False, urgent: bool = True
     ) -> Revocation:
         """Revoke an application, session, agent, grant or delegation, and all that rests on it; or a token's `jti`.
 
         With an issuer that is not ours, or `bare` for the documented namespace that all issuers share, it is an id of
         which nothing is kept here. Nobody can say that there is no such thing then, and the entry never expires.
+        What is urgent, as an operator's is, goes before what holders end themselves.
 
         Raises:
             InvalidValueError: a kind that is not revoked like this, or a reason that the ledger may not hold.
@@ -56,38 +53,34 @@ class Revoking:
         check_reason(reason)
         issuer, is_kept = self._place(kind, id_, issuer, bare=bare)
         if not is_kept:
-            return await self._revoke_unkept(kind, id_, issuer, reason)
+            return await self._revoke_unkept(kind, id_, issuer, reason, urgent=urgent)
 
-        async def work(connection: AsyncConnection) -> Answer:
+        async def work(connection: AsyncConnection) -> Change[Revocation]:
             row = await read_row(connection, id_, kind, lock=True)
             if row.revoked_at_ms is not None:
-                return await self._standing(connection, kind, id_), []
+                return Change.none(await self._standing(connection, kind, id_))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await reach_of(connection, row.number, now_ms)
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascade(connection, row)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
-            appended = await self._ledger.append(
-                connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason
-            )
-            return _revocation(appended.entry, reach), [appended]
+            return _change(Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason), reach)
 
-        return await self._heartbeat.commit(work)
+        return await self._heartbeat.commit(work, urgent=urgent)
 
-    async def _revoke_unkept(self, kind: Kind, id_: str, issuer: str, reason: str) -> Revocation:
-        async def work(connection: AsyncConnection) -> Answer:
+    async def _revoke_unkept(self, kind: Kind, id_: str, issuer: str, reason: str, *, urgent: bool) -> Revocation:
+        async def work(connection: AsyncConnection) -> Change[Revocation]:
+            await self._database.lock(connection, f"{kind.text}:{issuer}:{id_}")  # there is no row to lock
             known = await self._ledger.find(connection, kind, id_, issuer)
             if known is not None:
-                return _revocation(known, NOTHING, is_new=False), []
+                return Change.none(_revocation(known, NOTHING, is_new=False))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             is_ours = not issuer and kind_of(id_) is kind
             expires_at_ms = await self._ledger.expiry(connection, now_ms) if is_ours else None
-            appended = await self._ledger.append(
-                connection, kind, id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer
-            )
-            return _revocation(appended.entry, NOTHING), [appended]
+            draft = Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer)
+            return _change(draft, NOTHING)
 
-        return await self._heartbeat.commit(work)
+        return await self._heartbeat.commit(work, urgent=urgent)
 
     async def close_grant(self, id_: str) -> Grant:
         """Close a grant for the future: nothing new is opened or minted by it, and what was goes on until it expires.
@@ -119,23 +112,22 @@ class Revoking:
         issuer = self._foreign(issuer)
         check_cutoff(target, issuer, before_ms, self._clock().wall_ms)
 
-        async def work(connection: AsyncConnection) -> Answer:
+        async def work(connection: AsyncConnection) -> Change[Revocation]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
-            appended = await self._ledger.append(
-                connection,
-                Kind.CUTOFF,
-                target,
+            draft = Draft(
+                kind=Kind.CUTOFF,
+                id=target,
                 at_ms=now_ms,
                 expires_at_ms=expires_at_ms,
                 reason=reason,
                 issuer=issuer,
                 issued_before_ms=before_ms,
             )
-            return _revocation(appended.entry, reach), [appended]
+            return _change(draft, reach)
 
-        return await self._heartbeat.commit(work)
+        return await self._heartbeat.commit(work, urgent=True)
 
     async def preview(self, kind: Kind, id_: str, *, issuer: str = "", bare: bool = False) -> Preview:
         """Say what `revoke` would end; of an id of which nothing is kept, nothing. Raises: as `revoke`."""
@@ -196,6 +188,10 @@ async def _reach_of_cutoff(
     if kind == Kind.APPLICATION.text:
         await read_row(connection, id_, Kind.APPLICATION)
     return await reach_of_cutoff(connection, target, before_ms, now_ms)
+
+
+def _change(draft: Draft, reach: Reach) -> Change[Revocation]:
+    return Change(lambda entries: _revocation(entries[0], reach), (draft,))
 
 
 def _revocation(entry: Entry, reach: Reach, *, is_new: bool = True) -> Revocation:

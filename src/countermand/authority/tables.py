@@ -28,19 +28,38 @@ METADATA = MetaData(
 
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself only in a column of this type
 
+
+def _only() -> Column[int]:
+    """Return the key of a table of one row."""
+    one_row = CheckConstraint('"only" = 1', name="one_row")
+    return Column("only", SmallInteger, one_row, primary_key=True, autoincrement=False)
+
+
 # Three tables of one row each, because they are locked apart: the log's identity never, the head by every revocation,
 # the heartbeat by every checkpoint.
 log = Table(
     "log",
     METADATA,
-    Column("only", SmallInteger, CheckConstraint("only = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column(
+        "only",
+        SmallInteger,
+        CheckConstraint('"only" = 1', name="one_row"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     Column("log_id", LargeBinary, nullable=False),
     Column("longest_mandate_s", Integer, nullable=False),
 )
 head = Table(
     "head",
     METADATA,
-    Column("only", SmallInteger, CheckConstraint("only = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column(
+        "only",
+        SmallInteger,
+        CheckConstraint('"only" = 1', name="one_row"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     Column("generation", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("link", LargeBinary, nullable=False),
@@ -48,8 +67,16 @@ head = Table(
 heartbeat = Table(
     "heartbeat",
     METADATA,
-    Column("only", SmallInteger, CheckConstraint("only = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column(
+        "only",
+        SmallInteger,
+        CheckConstraint('"only" = 1', name="one_row"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     Column("at_ms", BigInteger, nullable=False),
+    Column("relay", String(32)),  # the process that relays, and when it last said so
+    Column("relay_at_ms", BigInteger),
 )
 
 # `data` is the entry; the columns beside it are for finding it.

@@ -17,6 +17,9 @@ VERSION: Final = 1
 MAX_ENTRY_BYTES: Final = 2048
 """Three texts of 512 bytes and the fixed part fit."""
 
+REV_AT: Final = 2
+"""Where the generation begins in the bytes, and after it the number: eight bytes each."""
+
 _HEAD = struct.Struct(">BBQQQQQ")  # version, kind, generation, seq, at, expires, issued_before
 _TEXTS = ("the issuer", "the id", "the reason")
 _NEVER = 0

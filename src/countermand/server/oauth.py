@@ -34,6 +34,7 @@ from countermand.errors import (
     NotFoundError,
     TokenError,
     UnauthenticatedError,
+    UnconfirmedError,
 )
 from countermand.server.bodies import ACCESS_TOKEN, ExchangeOut, OAuthErrorOut
 
@@ -51,6 +52,7 @@ ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
     TokenError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     BusyError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     DataError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+    UnconfirmedError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     ClockError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
 }
 """What a client hears of an error, or of the class above it."""

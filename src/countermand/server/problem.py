@@ -26,6 +26,7 @@ from countermand.errors import (
     NotActiveError,
     NotFoundError,
     UnauthenticatedError,
+    UnconfirmedError,
     UnreachableError,
 )
 
@@ -41,6 +42,7 @@ STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     NotActiveError: HTTPStatus.CONFLICT,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DataError: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnconfirmedError: HTTPStatus.SERVICE_UNAVAILABLE,
     ClockError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -69,9 +71,9 @@ def problem(status: int, code: str, detail: str) -> JSONResponse:
 
 def refusal(error: CountermandError) -> JSONResponse:
     """Return the problem document for `error`. Raises: `error` itself, where it is none that a caller is told."""
-    if type(error) not in STATUS:
+    status = next((STATUS[class_] for class_ in type(error).__mro__ if class_ in STATUS), None)
+    if status is None:
         raise error
-    status = STATUS[type(error)]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("unavailable: %s", error, extra={"code": error.code})
     return problem(status, error.code, str(error))

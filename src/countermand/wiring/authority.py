@@ -17,9 +17,11 @@ from countermand.authority.keys import open_keys, write_secret
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Role
+from countermand.authority.postgres import PostgresDatabase
 from countermand.authority.reader import LedgerReader
 from countermand.authority.relay import Relay, Source, Stream
 from countermand.authority.service import Authority
+from countermand.authority.sqlite import SqliteDatabase
 from countermand.enforce.guard import Guard
 from countermand.errors import DataError
 from countermand.log.checkpoint import Pin
@@ -63,13 +65,13 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
     """
     issuer = check_url(settings.issuer or url, "the issuer")
     data = settings.data
-    with _exclusively(data):
-        database = Database(data.database)
+    with _opened(data, alone=settings.database_url is None):
+        database = _database(settings)
         try:
             await database.migrate()
             ledger = await Ledger.open(database, os.urandom(16))
             keys = await open_keys(database, data.keys, system_clock().wall_ms)
-            heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock)
+            heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock, os.urandom(16).hex())
             policy = Policy(issuer, settings.mandate_s)
             service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
             access = Access(database, system_clock, os.urandom)
@@ -78,7 +80,8 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             log = LedgerReader(ledger, heartbeat, keys.checkpoint)
             source = Source(ledger, heartbeat, log, service.descendants, pin)
             relays = _relays(settings, source)
-            async with beside(heartbeat.run(), stop=heartbeat.close), beside(*relays):
+            listening = database.listen(heartbeat.heard)
+            async with beside(heartbeat.run(), stop=heartbeat.close), beside(listening, *relays):
                 yield RunningAuthority(service, access, heartbeat, log, pin, issuer, await ledger.count())
         finally:
             await database.close()
@@ -96,16 +99,26 @@ def _relays(settings: AuthoritySettings, source: Source) -> list[Coroutine[Any, 
     return [Relay(source, stream, partial(open_writer, settings.redis_url, keys), system_clock).run()]
 
 
+def _database(settings: AuthoritySettings) -> Database:
+    """Return the database that the settings name. Raises: ConfigurationError."""
+    if settings.database_url is not None:
+        return PostgresDatabase(settings.database_url)
+    return SqliteDatabase(settings.data.database)
+
+
 @contextmanager
-def _exclusively(data: DataDir) -> Iterator[None]:
-    """Hold the data directory for this process. SQLite could share it; the heartbeat's memory could not."""
+def _opened(data: DataDir, *, alone: bool) -> Iterator[None]:
+    """Hold the data directory; for this process alone, where the database is a file in it.
+
+    SQLite could share that file. The memory of the newest entries, and of who leads, could not.
+    """
     with ExitStack() as stack:
         try:
             data.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if stat.S_IMODE(data.path.stat().st_mode) & 0o077:
                 raise DataError(f"{data.path} is open to others than its owner: chmod 700 {data.path}")
             lock = stack.enter_context(data.lock.open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"another process is using {data.path}") from None
         except OSError as error:

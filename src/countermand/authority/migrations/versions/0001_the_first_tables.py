@@ -47,14 +47,14 @@ def upgrade() -> None:
         sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("link", sa.LargeBinary(), nullable=False),
-        sa.CheckConstraint("only = 1", name=op.f("ck_head_one_row")),
+        sa.CheckConstraint('"only" = 1', name=op.f("ck_head_one_row")),
         sa.PrimaryKeyConstraint("only", name=op.f("pk_head")),
     )
     op.create_table(
         "heartbeat",
         sa.Column("only", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("only = 1", name=op.f("ck_heartbeat_one_row")),
+        sa.CheckConstraint('"only" = 1', name=op.f("ck_heartbeat_one_row")),
         sa.PrimaryKeyConstraint("only", name=op.f("pk_heartbeat")),
     )
     op.create_table(
@@ -62,7 +62,7 @@ def upgrade() -> None:
         sa.Column("only", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("log_id", sa.LargeBinary(), nullable=False),
         sa.Column("longest_mandate_s", sa.Integer(), nullable=False),
-        sa.CheckConstraint("only = 1", name=op.f("ck_log_one_row")),
+        sa.CheckConstraint('"only" = 1', name=op.f("ck_log_one_row")),
         sa.PrimaryKeyConstraint("only", name=op.f("pk_log")),
     )
     op.create_table(

@@ -1,0 +1,195 @@
+"""Postgres: several processes on one primary, each transaction READ COMMITTED.
+
+    1. A transaction that may write sets what it needs itself, whatever the role's or the database's defaults are: a
+       durable commit, and time-outs, so that whoever stands still in the middle is thrown out within two seconds.
+    2. The head of the ledger is locked in the last round trip, which commits too: no client holds it while it thinks.
+    3. A commit that warns was not confirmed by the synchronous standby. It is no success.
+    4. What another process has appended is announced. That wakes us, and proves nothing.
+
+The floor is Postgres 14. Source: docs/operations.md; postgresql.org/docs/current/runtime-config-client.html.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from countermand.authority.database import WAIT_S, Database, RepeatableError, upgrade
+from countermand.errors import BusyError, ConfigurationError, CountermandError, DataError, UnconfirmedError
+
+OLDEST: Final = 140_000
+CHANNEL: Final = "countermand"
+"""On which `append_entries` says where the ledger ends."""
+_WRITERS: Final = 8
+_READERS: Final = 8
+_TIMEOUT_MS: Final = 2_000
+_ALONE: Final = 0x636F756E746572  # "counter", the advisory lock of whoever must be alone
+_PAUSE_S: Final = 1.0
+
+# The system would notice only after hours that a server is gone without a word.
+_ALIVE: Final[dict[str, str | int | None]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "countermand",
+}
+_AGAIN: Final = frozenset({"40001", "40P01"})  # a deadlock, in which another transaction was let through
+_BUSY: Final = frozenset({"53300", "55P03", "57014", "25P03", "25006"})
+_GONE: Final = ("08", "57P")
+
+_PREPARE: Final = text(
+    "SELECT set_config('synchronous_commit', :durable, true), set_config('lock_timeout', :timeout, true), "
+    "set_config('statement_timeout', :timeout, true), set_config('idle_in_transaction_session_timeout', :timeout, true)"
+)
+_APPEND: Final = (
+    "SELECT * FROM append_entries"
+    "(%s::bytea[], %s::bytea[], %s::smallint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class PostgresDatabase(Database):
+    """The authority's database on a Postgres server. `url` is libpq's, with all that libpq knows: hosts, TLS, files.
+
+    Raises:
+        ConfigurationError: libpq cannot read it.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            raise ConfigurationError("the database's URL is none that libpq can read") from None
+        self._conninfo = make_conninfo(url, **{name: value for name, value in _ALIVE.items() if name not in given})
+        reader = self._engine(_READERS).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        super().__init__(self._engine(_WRITERS), reader, writers=_WRITERS)
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncIterator[AsyncConnection]:
+        """See `Database`. Nothing of it need be on a disk."""
+        async with self._begun(self._writer) as connection:
+            await _prepare(connection, durable=False, timeout_ms=_TIMEOUT_MS)
+            yield connection
+
+    async def migrate(self) -> None:
+        """See `Database`."""
+
+        async def work(connection: AsyncConnection) -> None:
+            version, fsync = (await connection.execute(text(_WHAT))).one()
+            if int(version) < OLDEST:
+                raise ConfigurationError(f"the server is Postgres {int(version) // 10_000}: 14 or later is needed")
+            if fsync != "on":
+                raise ConfigurationError("the server runs with fsync=off, and would lose what it has committed")
+            await connection.run_sync(upgrade)
+
+        await self.write(work, alone=True)
+
+    async def clock_ms(self, connection: AsyncConnection) -> int | None:
+        """See `Database`."""
+        seconds = (await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one()
+        return int(seconds * 1000)
+
+    async def lock(self, connection: AsyncConnection, name: str) -> None:
+        """See `Database`."""
+        digest = hashlib.sha256(name.encode()).digest()
+        await _lock(connection, int.from_bytes(digest[:8], signed=True))
+
+    async def listen(self, heard: Callable[[int], None]) -> None:
+        """See `Database`. A lost connection is made again; what was said meanwhile, the next heartbeat finds."""
+        while True:
+            with suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    async for notice in connection.notifies():
+                        if notice.payload.isdigit():
+                            heard(int(notice.payload))
+            await asyncio.sleep(_PAUSE_S)
+
+    async def append(self, connection: AsyncConnection, columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        """See `Database`. Rule 2."""
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            async with driver.pipeline():
+                appended = await driver.execute(_APPEND, columns)
+                await driver.execute("COMMIT")
+            rows: Sequence[Any] = await appended.fetchall()
+        except psycopg.Error as error:
+            raise self._said(error) from error
+        return rows
+
+    @asynccontextmanager
+    async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        warnings: list[str] = []
+        async with super()._begun(engine) as connection:
+            raw = await connection.get_raw_connection()
+            raw.info["warnings"] = warnings
+            yield connection
+        if warnings:
+            _log.error("a commit was not confirmed by the standby: %s", warnings[0])
+            raise UnconfirmedError("the standby has not confirmed it: it may be done all the same")
+
+    async def _prepare(self, connection: AsyncConnection, *, alone: bool) -> None:
+        await _prepare(connection, durable=True, timeout_ms=0 if alone else _TIMEOUT_MS)
+        if alone:
+            await _lock(connection, _ALONE)
+
+    def _refusal(self, error: DBAPIError) -> CountermandError:
+        return self._said(error.orig)
+
+    @staticmethod
+    def _said(error: BaseException | None) -> CountermandError:
+        state = getattr(error, "sqlstate", None)
+        if state in _AGAIN:
+            return RepeatableError("the authority's database is busy")
+        if state in _BUSY:
+            return BusyError(f"the authority's database is busy, or not the primary: {state}")
+        if isinstance(error, psycopg.OperationalError) and (state is None or state.startswith(_GONE)):
+            return UnconfirmedError("the authority's database is gone: it may be done all the same")
+        return DataError(f"the authority's database refused: {state or type(error).__name__}")
+
+    def _engine(self, size: int) -> AsyncEngine:
+        engine = create_async_engine(
+            "postgresql+psycopg://",
+            async_creator=partial(psycopg.AsyncConnection.connect, self._conninfo),
+            isolation_level="READ COMMITTED",
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=WAIT_S,
+            pool_pre_ping=True,  # a server that was started again has ended them all
+            hide_parameters=True,
+        )
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def hear(dbapi_connection: Any, record: Any) -> None:
+            dbapi_connection.driver_connection.add_notice_handler(partial(_note, record.info))
+
+        return engine
+
+
+_WHAT: Final = "SELECT current_setting('server_version_num'), current_setting('fsync')"
+
+
+async def _prepare(connection: AsyncConnection, *, durable: bool, timeout_ms: int) -> None:
+    """Rule 1. A time-out of 0 is none."""
+    await connection.execute(_PREPARE, {"durable": "on" if durable else "off", "timeout": f"{timeout_ms}ms"})
+
+
+async def _lock(connection: AsyncConnection, key: int) -> None:
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def _note(info: dict[str, Any], diagnostic: psycopg.errors.Diagnostic) -> None:
+    if diagnostic.severity_nonlocalized == "WARNING":
+        info.get("warnings", []).append(diagnostic.message_primary or "")

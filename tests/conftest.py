@@ -1,0 +1,7 @@
+"""What all tests share."""
+
+from tests.databases import DATABASES
+
+
+def pytest_sessionfinish() -> None:
+    DATABASES.stop()
