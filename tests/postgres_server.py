@@ -94,7 +94,7 @@ class PostgresServer:
     def run(self, program: str, *options: str) -> None:
         """Run one of Postgres's programs to its end."""
         self._own()
-        command = [programs() / program, *options]
+        command = [str(programs() / program), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, **self._user())
         assert done.returncode == 0, done.stderr
 

@@ -23,8 +23,8 @@ from countermand.errors import BusyError, CountermandError, DataError, Unconfirm
 
 WAIT_S: Final = 5.0
 """How long a transaction may wait for its turn before its caller hears that the authority is busy."""
-ANSWER_S: Final = 10.0
-"""How long a caller waits for a write that has begun. The write goes on."""
+ANSWER_S: Final = 5.0
+"""How long a write may take that has begun, before its caller hears that nobody knows what becomes of it."""
 ATTEMPTS: Final = 4
 """How often a write is tried that the database has ended in favour of another."""
 
@@ -119,12 +119,9 @@ class Database(ABC):
         raise BusyError("the authority's database is busy")
 
     async def _try_to_write(self, work: Work[_T], *, urgent: bool, alone: bool) -> _T:
-        try:
-            async with self._turn.take(urgent=urgent, within_s=WAIT_S), self._begun(self._writer) as connection:
-                await self._prepare(connection, alone=alone)
-                return await work(connection)
-        except TimeoutError:
-            raise BusyError("the authority's database is busy") from None
+        async with self._turn.take(urgent=urgent, within_s=WAIT_S), self._begun(self._writer) as connection:
+            await self._prepare(connection, alone=alone)
+            return await work(connection)
 
     @abstractmethod
     async def _prepare(self, connection: AsyncConnection, *, alone: bool) -> None:

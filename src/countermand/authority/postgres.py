@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -23,7 +23,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from countermand.authority.database import WAIT_S, Database, RepeatableError, upgrade
+from countermand.authority.database import ANSWER_S, WAIT_S, Database, RepeatableError, Work, upgrade
 from countermand.errors import BusyError, ConfigurationError, CountermandError, DataError, UnconfirmedError
 
 OLDEST: Final = 140_000
@@ -56,6 +56,8 @@ _APPEND: Final = (
     "SELECT * FROM append_entries"
     "(%s::bytea[], %s::bytea[], %s::smallint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])"
 )
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -128,6 +130,15 @@ class PostgresDatabase(Database):
         except psycopg.Error as error:
             raise self._said(error) from error
         return rows
+
+    async def _try_to_write(self, work: Work[_T], *, urgent: bool, alone: bool) -> _T:
+        """Give up in time: a commit may wait for a standby that is gone, for as long as it is gone."""
+        writing = super()._try_to_write(work, urgent=urgent, alone=alone)
+        try:
+            async with asyncio.timeout(None if alone else WAIT_S + ANSWER_S):
+                return await writing
+        except TimeoutError:
+            raise UnconfirmedError("the authority's database does not answer: it may be done all the same") from None
 
     @asynccontextmanager
     async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

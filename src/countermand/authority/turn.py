@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
+from countermand.errors import BusyError
+
 _Queue: TypeAlias = "deque[asyncio.Future[None]]"
 
 
@@ -19,11 +21,14 @@ class Turn:
 
     @asynccontextmanager
     async def take(self, *, urgent: bool, within_s: float) -> AsyncIterator[None]:
-        """Hold a place for as long as the block lasts. Raises: TimeoutError, where none is free in time."""
+        """Hold a place for as long as the block lasts. Raises: BusyError, where none is free in time."""
         if self._free:
             self._free -= 1
         else:
-            await self._wait(self._urgent if urgent else self._others, within_s)
+            try:
+                await self._wait(self._urgent if urgent else self._others, within_s)
+            except TimeoutError:
+                raise BusyError("the authority's database is busy") from None
         try:
             yield
         finally:
