@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from countermand.cli.client import AuthorityClient
@@ -82,11 +82,13 @@ async def authority_running(
 class ServerProcess:
     """`countermand up` as a child process, on the data directory `path`/authority. The first port stays its port.
 
-    `options` are those of `up`. `async with` starts it, and kills it at the end. What it prints is in `log`.
+    `options` are those of `up`, `environ` is what it finds in its environment beside ours. `async with` starts it, and
+    kills it at the end. What it prints is in `log`.
     """
 
-    def __init__(self, path: Path, *options: str) -> None:
+    def __init__(self, path: Path, *options: str, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self.options = options
+        self.environ = environ
         self.data = DataDir(path / "authority")
         self.log = path / "server.log"
         self.port = 0
@@ -122,6 +124,7 @@ class ServerProcess:
         database_url = DATABASES.url(self.data)
         if database_url is not None:
             environ["COUNTERMAND_DATABASE_URL"] = database_url
+        environ |= self.environ
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it starts in a millisecond, and `wait` polls
                 [_COMMAND, "up", "--data-dir", self.data.path, "--port", str(self.port), *self.options],

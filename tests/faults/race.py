@@ -1,14 +1,17 @@
 """Clients that open, delegate, exchange, revoke and cut off at once, over HTTP; and what each of them was answered.
 
 Every client notes when it asked and when it was answered. So afterwards it is plain what must be rejected (what ended
-it was answered), what must pass (nothing that could end it was ever asked), and what may be either.
+it was answered), what must pass (nothing that could end it was ever asked), and what may be either. Where authorities
+are killed meanwhile, what is not answered may be done or not.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,8 +20,9 @@ import httpx2
 from countermand.settings import ClientSettings
 from countermand.transport.http import open_client
 
-CLIENTS: Final = 8
 TOOLS: Final = "https://tools.example"
+LATER_S: Final = 15.0
+"""How long after its client has lost it a request may still be carried out."""
 SUBJECTS: Final = ("alice", "bob", "carol")
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
@@ -63,23 +67,33 @@ class Race:
 
     settings: ClientSettings
     seed: int
+    urls: tuple[str, ...] = ()  # of one authority in several processes, where it is that
+    clients: int = 8
     opened: dict[str, Opened] = field(default_factory=dict)
     minted: list[Minted] = field(default_factory=list)
     revoked: dict[str, Ended] = field(default_factory=dict)
     cutoffs: list[Ended] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)  # what was to be revoked, and may be
+    unanswered: list[Ended] = field(default_factory=list)  # cutoffs that may have been made
+    entries: dict[int, str] = field(default_factory=dict)  # what was answered for each number of the ledger
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     async def run(self, seconds: float) -> None:
         """Let the clients go on for as long, all at once."""
         until_s = time.monotonic() + seconds
         headers = {"authorization": f"Bearer {self.settings.api_key}"}
-        async with open_client(30, url=self.settings.url, headers=headers) as http:
-            first = _Client(self, http, random.Random(self.seed))  # noqa: S311 - a seed, to see it again
+        async with AsyncExitStack() as stack:
+            https = [
+                await stack.enter_async_context(open_client(30, url=url, headers=headers))
+                for url in self.urls or (self.settings.url,)
+            ]
+            first = _Client(self, https[0], random.Random(self.seed))  # noqa: S311 - a seed, to see it again
             for _ in SUBJECTS:
                 await first.open_application()
             async with asyncio.TaskGroup() as clients:
-                for number in range(CLIENTS):
+                for number in range(self.clients):
+                    http = https[number % len(https)]
                     client = _Client(self, http, random.Random(self.seed + number))  # noqa: S311 - as above
                     clients.create_task(client.run(until_s))
 
@@ -91,9 +105,10 @@ class Race:
 
     def must_pass(self, mandate: Minted) -> bool:
         """Whether nothing that could have ended it was asked for."""
-        if mandate.rests_on & self.revoked.keys() or self._grants_of(mandate) & self.revoked.keys():
+        if (mandate.rests_on | self._grants_of(mandate)) & self.asked:
             return False
-        return not any(cut.target in mandate.subjects and mandate.asked_s <= cut.answered_s for cut in self.cutoffs)
+        cutoffs = self.cutoffs + self.unanswered
+        return not any(cut.target in mandate.subjects and mandate.asked_s <= cut.answered_s for cut in cutoffs)
 
     def _grants_of(self, mandate: Minted) -> set[str]:
         """Return the grants by which it, or one that it was exchanged for, may have been minted.
@@ -147,7 +162,11 @@ class _Client:
         whats, weights = zip(*doings, strict=True)
         while time.monotonic() < until_s:
             (what,) = self._chance.choices(whats, weights)
-            await what()
+            try:
+                await what()
+            except httpx2.TransportError:
+                self._race.answers["not answered", 0] += 1
+                await asyncio.sleep(0.05)
 
     async def open_application(self) -> None:
         answer = await self._post("/v1/applications", {"name": "racer"})
@@ -250,9 +269,11 @@ class _Client:
         if node is None or len(self._race.minted) < 8 * len(self._race.revoked):
             return  # or nothing would stand
         asked_s = time.monotonic()
+        self._race.asked.add(node.id)
         answer = await self._post("/v1/revocations", {"kind": node.kind, "id": node.id})
         if answer is not None:
             ended = Ended(node.id, asked_s, time.monotonic())
+            self._race.entries[answer["seq"]] = node.id
             self._race.revoked.setdefault(node.id, ended)
             if node.kind == "grant":
                 await self._grant(self._race.opened[node.application], node.subject)
@@ -262,8 +283,16 @@ class _Client:
             return  # each ends a third of all there is
         subject = self._chance.choice(SUBJECTS)
         asked_s = time.monotonic()
-        if await self._post("/v1/cutoffs", {"target": f"subject:{subject}"}) is not None:
+        unanswered = Ended(subject, asked_s, math.inf)
+        self._race.unanswered.append(unanswered)
+        try:
+            answer = await self._post("/v1/cutoffs", {"target": f"subject:{subject}"})
+        finally:
+            unanswered.answered_s = time.monotonic() + LATER_S
+        if answer is not None:
+            self._race.unanswered.remove(unanswered)
             self._race.cutoffs.append(Ended(subject, asked_s, time.monotonic()))
+            self._race.entries[answer["seq"]] = f"subject:{subject}"
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """Return what was made; None where that was refused because something has ended, or is not to be had."""

@@ -27,7 +27,7 @@ async def test_no_mandate_of_what_was_revoked_passes_and_no_descendant_is_forgot
         guard = connect(server.url, issuer=server.url, audience=TOOLS, api_key=key, pin=pin)
         async with guard:
             for mandate in race.minted:
-                decision = await _decision(guard, mandate.text)
+                decision = await decision_on(guard, mandate.text)
                 if race.must_be_rejected(mandate):
                     assert isinstance(decision, Deny), f"seed {race.seed}"
                     assert decision.status == 401
@@ -47,7 +47,7 @@ async def test_no_mandate_of_what_was_revoked_passes_and_no_descendant_is_forgot
     assert passed
 
 
-async def _decision(guard: Guard, token: str) -> Decision:
+async def decision_on(guard: Guard, token: str) -> Decision:
     """Return the decision, once the replica knows enough for one."""
     decisions: list[Decision] = []
 
