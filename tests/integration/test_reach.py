@@ -106,7 +106,8 @@ async def test_where_too_many_have_expired_the_newest_are_counted_and_it_is_said
 
     itself = {} if cutoff else {Kind.APPLICATION: 1}
     assert await preview() == Reach({Kind.SESSION: 2} | itself, is_whole=True)
-    monkeypatch.setattr("countermand.authority.cascade.LOOKED_AT", 2)
+    monkeypatch.setattr("countermand.authority.cascade.LOOKED_AT", 1)
+    monkeypatch.setattr("countermand.authority.revoking.COUNTED", 2)
     assert await preview() == Reach({Kind.SESSION: 1}, is_whole=False)
 
 
@@ -115,7 +116,7 @@ async def test_what_is_more_than_can_be_counted_is_said_to_be_more(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch, most: int, *, is_whole: bool
 ) -> None:
     family = await gather_family(rooms)
-    monkeypatch.setattr("countermand.authority.cascade.COUNTED", most)
+    monkeypatch.setattr("countermand.authority.revoking.COUNTED", most)
     reach = (await rooms.service.revoking.preview(Kind.SESSION, family.session["alice"].id)).reach
     assert reach.is_whole is is_whole
     assert sum(reach.counts.values()) == min(most + 1, 6)

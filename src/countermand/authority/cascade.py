@@ -34,23 +34,28 @@ from countermand.log.anchor import EVERYONE, Kind
 from countermand.log.state import CLOCK_TOLERANCE_MS
 
 COUNTED: Final = 16_384
-LOOKED_AT: Final = 65_536
-"""More would take longer than a revocation may. Of what is looked at, the newest, most may have expired."""
+"""How many a dry run counts."""
+ANSWERED: Final = 1_024
+"""How many a revocation counts for its answer: to count more would take longer than it may."""
+LOOKED_AT: Final = 4
+"""How many times as many are looked at, the newest: most may have expired."""
 DRAWN: Final = 2_000
 
 _ANCHORS: Final = tables.anchors.c
 _ENTRIES: Final = tables.entries.c
 
 
-async def reach_of(connection: AsyncConnection, number: int, now_ms: int) -> Reach:
-    """Count what stands now and rests on the anchor with this number, the anchor included."""
+async def reach_of(connection: AsyncConnection, number: int, now_ms: int, most: int) -> Reach:
+    """Count what stands now and rests on the anchor with this number, the anchor included; `most` at the most."""
     lineage = tables.lineage.c
     below = select(lineage.descendant.label("number")).where(lineage.ancestor == number)
-    looked_at = _step("looked_at", below.order_by(lineage.descendant.desc()).limit(LOOKED_AT + 1))
-    return await _count(connection, looked_at, looked_at, now_ms)
+    looked_at = _step("looked_at", below.order_by(lineage.descendant.desc()).limit(LOOKED_AT * most + 1))
+    return await _count(connection, looked_at, looked_at, now_ms, most)
 
 
-async def reach_of_cutoff(connection: AsyncConnection, target: str, before_ms: int | None, now_ms: int) -> Reach:
+async def reach_of_cutoff(
+    connection: AsyncConnection, target: str, before_ms: int | None, now_ms: int, most: int
+) -> Reach:
     """Count what stands now and would be ended by a cutoff for `target`: all that was opened, or was by `before_ms`."""
     hit: list[ColumnElement[bool]] = [_ANCHORS.kind.in_(CUTTABLE)]
     kind, _, id_ = target.partition(":")
@@ -62,11 +67,11 @@ async def reach_of_cutoff(connection: AsyncConnection, target: str, before_ms: i
         ahead = _ANCHORS.created_at_ms > now_ms + CLOCK_TOLERANCE_MS
         hit.append(or_(_ANCHORS.created_at_ms <= before_ms, ahead))
     lineage = tables.lineage.c
-    newest = select(_ANCHORS.number).where(*hit).order_by(_ANCHORS.number.desc()).limit(LOOKED_AT + 1)
+    newest = select(_ANCHORS.number).where(*hit).order_by(_ANCHORS.number.desc()).limit(LOOKED_AT * most + 1)
     looked_at = _step("looked_at", newest)
     last = select(_ANCHORS.number).where(_ANCHORS.number.in_(select(looked_at)), _lasts(now_ms))
     below = select(lineage.descendant.label("number")).where(lineage.ancestor.in_(last)).distinct()
-    return await _count(connection, looked_at, _step("below", below), now_ms)
+    return await _count(connection, looked_at, _step("below", below), now_ms, most)
 
 
 async def begin_cascade(connection: AsyncConnection, row: Row) -> None:
@@ -112,11 +117,11 @@ def _above(node: Row) -> tuple[str | None, ...]:
     return node.delegation_id, node.parent_id, node.session_id, node.application_id
 
 
-async def _count(connection: AsyncConnection, looked_at: CTE, below: CTE, now_ms: int) -> Reach:
+async def _count(connection: AsyncConnection, looked_at: CTE, below: CTE, now_ms: int, most: int) -> Reach:
     """Count what stands of `below`. Each ancestor is judged once: written as `stands`, it takes ten times as long."""
     lineage = tables.lineage.c
     lasting = select(_ANCHORS.number).join(below, below.c.number == _ANCHORS.number).where(_lasts(now_ms))
-    reached = _step("reached", lasting.order_by(_ANCHORS.number.desc()).limit(COUNTED + 1))
+    reached = _step("reached", lasting.order_by(_ANCHORS.number.desc()).limit(most + 1))
     above = _step("above", select(lineage.ancestor).where(lineage.descendant.in_(select(reached))).distinct())
     ended = _step("ended", _ended_among(above, now_ms))
     # Mostly none has ended, and then nothing is looked up. The sum keeps SQLite from looking up every pair of one that
@@ -128,7 +133,7 @@ async def _count(connection: AsyncConnection, looked_at: CTE, below: CTE, now_ms
         .where(_ANCHORS.number.in_(select(reached)), ~rests_on_ended)
         .group_by(_ANCHORS.kind)
     )
-    more = or_(_size(looked_at) > LOOKED_AT, _size(reached) > COUNTED)  # first of the rows: no kind is 0
+    more = or_(_size(looked_at) > LOOKED_AT * most, _size(reached) > most)  # first of the rows: no kind is 0
     found = await connection.execute(union_all(select(literal(0), cast(more, Integer)), standing))
     (_, is_more), *counts = sorted(found, key=lambda row: row[0])
     return Reach({Kind(kind): count for kind, count in counts}, is_whole=not is_more)

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.cascade import begin_cascade, reach_of, reach_of_cutoff
+from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascade, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
@@ -60,7 +60,7 @@ class Revoking:
             if row.revoked_at_ms is not None:
                 return Change.none(await self._standing(connection, kind, id_))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            reach = await reach_of(connection, row.number, now_ms)
+            reach = await reach_of(connection, row.number, now_ms, ANSWERED)
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascade(connection, row)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
@@ -114,7 +114,7 @@ class Revoking:
 
         async def work(connection: AsyncConnection) -> Change[Revocation]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
+            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
             draft = Draft(
                 kind=Kind.CUTOFF,
@@ -137,7 +137,7 @@ class Revoking:
         now_ms = self._clock().wall_ms
         async with self._database.read() as connection:
             row = await read_row(connection, id_, kind)
-            reach = await reach_of(connection, row.number, await self._ledger.time(connection, now_ms))
+            reach = await reach_of(connection, row.number, await self._ledger.time(connection, now_ms), COUNTED)
             return Preview((await self._ledger.head(connection)).rev.seq, reach)
 
     async def preview_cutoff(self, target: str, issuer: str = "", before_ms: int | None = None) -> Preview:
@@ -146,7 +146,7 @@ class Revoking:
         check_cutoff(target, issuer, before_ms, now_ms)
         async with self._database.read() as connection:
             now_ms = await self._ledger.time(connection, now_ms)
-            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms)
+            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, COUNTED)
             return Preview((await self._ledger.head(connection)).rev.seq, reach)
 
     def _place(self, kind: Kind, id_: str, issuer: str, *, bare: bool) -> tuple[str, bool]:
@@ -179,7 +179,7 @@ async def _mark(connection: AsyncConnection, row: Row, column: str, now_ms: int)
 
 
 async def _reach_of_cutoff(
-    connection: AsyncConnection, target: str, issuer: str, before_ms: int | None, now_ms: int
+    connection: AsyncConnection, target: str, issuer: str, before_ms: int | None, now_ms: int, most: int
 ) -> Reach:
     """Nothing of ours belongs to another issuer's subject or application. Raises: NotFoundError."""
     if issuer:
@@ -187,7 +187,7 @@ async def _reach_of_cutoff(
     kind, _, id_ = target.partition(":")
     if kind == Kind.APPLICATION.text:
         await read_row(connection, id_, Kind.APPLICATION)
-    return await reach_of_cutoff(connection, target, before_ms, now_ms)
+    return await reach_of_cutoff(connection, target, before_ms, now_ms, most)
 
 
 def _change(draft: Draft, reach: Reach) -> Change[Revocation]:
