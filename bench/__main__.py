@@ -5,7 +5,20 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from bench import apply, ask, cascade, catch_up, cold_start, consume, decide, lookup, memory, propagation, reject
+from bench import (
+    apply,
+    ask,
+    cascade,
+    catch_up,
+    cold_start,
+    consume,
+    decide,
+    lookup,
+    memory,
+    propagation,
+    reject,
+    throughput,
+)
 from bench.harness import Row
 from bench.log import BenchLog
 from bench.peers import open_peers
@@ -26,6 +39,7 @@ def main() -> None:
 def _measure() -> Iterator[list[Row]]:
     yield from _measure_decisions()
     yield cascade.measure()
+    yield throughput.measure()
     yield propagation.measure()
     consumed = consume.measure()
     yield consumed

@@ -1,4 +1,4 @@
-"""An authority on a Postgres of the test's own, in this event loop and by this machine's clocks."""
+"""An authority on a database of the test's own, in this event loop and by this machine's clocks."""
 
 import asyncio
 import os
@@ -11,12 +11,12 @@ from typing import Final
 
 import psycopg
 
+from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import open_keys
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Revocation, Session, SubjectType
-from countermand.authority.postgres import PostgresDatabase
 from countermand.authority.service import Authority
 from countermand.log.anchor import Kind
 from countermand.wiring import system_clock
@@ -29,7 +29,7 @@ ROLE: Final = "countermand"
 class Primary:
     """The rooms that the rules of checkpoints are about."""
 
-    database: PostgresDatabase
+    database: Database
     ledger: Ledger
     heartbeat: Heartbeat
     service: Authority
@@ -47,11 +47,10 @@ class Primary:
 
 
 @asynccontextmanager
-async def primary_open(url: str, path: Path, keys_of: Path | None = None) -> AsyncIterator[Primary]:
-    """Open the authority on the database at `url`, with its keys in `path`, where `keys_of` has them already."""
+async def primary_open(database: Database, path: Path, keys_of: Path | None = None) -> AsyncIterator[Primary]:
+    """Open the authority on `database`, with its keys in `path`: a copy of those in `keys_of`, if that is given."""
     if keys_of is not None:
         await asyncio.to_thread(shutil.copytree, keys_of / "keys", path / "keys")
-    database = PostgresDatabase(url)
     try:
         await database.migrate()
         ledger = await Ledger.open(database, os.urandom(16))

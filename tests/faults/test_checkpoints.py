@@ -14,6 +14,7 @@ import pytest
 
 from countermand.authority import database as database_module
 from countermand.authority import postgres as postgres_module
+from countermand.authority.postgres import PostgresDatabase
 from countermand.errors import AuthorityError, BusyError, ClockError, UnconfirmedError
 from countermand.wiring import system_clock
 from tests.faults.primaries import ROLE, Primary, holding, make_role, pair, primary_open
@@ -41,7 +42,7 @@ def url(server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 async def primary(url: str, tmp_path: Path) -> AsyncIterator[Primary]:
-    async with primary_open(url, tmp_path) as opened:
+    async with primary_open(PostgresDatabase(url), tmp_path) as opened:
         yield opened
 
 
@@ -128,12 +129,14 @@ async def test_a_deposed_primary_signs_nothing_and_confirms_nothing(tmp_path: Pa
     with pair() as (old, new):
         url = make_role(old, "synchronous_commit = off")
         await until(lambda: _is_synchronous(old), "the standby confirms")
-        async with primary_open(url, tmp_path / "old") as deposed:
+        async with primary_open(PostgresDatabase(url), tmp_path / "old") as deposed:
             sessions = [await deposed.session() for _ in range(3)]
             assert (await deposed.revoke(sessions[0])).seq == 1
             last = await deposed.heartbeat.after(None)
             new.promote()
-            async with primary_open(new.url(ROLE, ROLE), tmp_path / "new", tmp_path / "old") as promoted:
+            async with primary_open(
+                PostgresDatabase(new.url(ROLE, ROLE)), tmp_path / "new", tmp_path / "old"
+            ) as promoted:
                 assert await promoted.seq() == 1, "what was answered is there"
                 assert (await promoted.revoke(sessions[1])).seq == 2
                 with pytest.raises(UnconfirmedError):
@@ -151,7 +154,7 @@ async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_no_success(tm
     with pair() as (old, new):
         url = make_role(old)
         await until(lambda: _is_synchronous(old), "the standby confirms")
-        async with primary_open(url, tmp_path) as primary:
+        async with primary_open(PostgresDatabase(url), tmp_path) as primary:
             session = await primary.session()
             last = await primary.heartbeat.sign()
             new.kill()

@@ -12,6 +12,7 @@ import pytest
 
 from countermand.authority.descendants import Descendants
 from countermand.authority.model import Agent
+from countermand.authority.postgres import PostgresDatabase
 from countermand.log.anchor import Anchor, Kind
 from countermand.log.entry import Entry
 from countermand.log.revoked import RevokedSet
@@ -59,7 +60,7 @@ async def agent(primary: Primary) -> Agent:
 async def test_one_entry_ends_a_million_and_what_comes_after_waits_for_none_of_them(
     server: PostgresServer, tmp_path: Path
 ) -> None:
-    async with primary_open(server.url(), tmp_path) as primary:
+    async with primary_open(PostgresDatabase(server.url()), tmp_path) as primary:
         root, others = await agent(primary), [await primary.session() for _ in range(12)]
         await asyncio.to_thread(plant, server, root, BELOW)
         await primary.revoke(others[0])  # what is compiled at the first is compiled

@@ -32,6 +32,8 @@ from countermand.log.state import CLOCK_TOLERANCE_MS
 INTERVAL_S: Final = 1.0
 LONGEST_MS: Final = 1_000
 """A revocation that takes longer is an alarm."""
+ALARM_MS: Final = 10_000
+"""How often that alarm is raised, at the most."""
 LEASE_MS: Final = 2_000
 """How long nobody else relays after whoever does has last said so."""
 
@@ -81,6 +83,8 @@ class Heartbeat:
         self._key = key
         self._clock = clock
         self._process_id = process_id
+        self._slow: list[int] = []  # since the last alarm, how long they took
+        self._quiet_until_ms = 0
         self._agrees = True  # the database's clock with ours, when last seen
         self.may_lead = False
         self.leads = False
@@ -159,9 +163,15 @@ class Heartbeat:
         return answer
 
     def _complain_after(self, began: Instant) -> None:
-        took_ms = self._clock().boot_ms - began.boot_ms
-        if took_ms > LONGEST_MS:
-            _log.error("a revocation waited %d ms for the database", took_ms)
+        """Raise the alarm where a revocation took long; once in a while, for all that did."""
+        now_ms = self._clock().boot_ms
+        if now_ms - began.boot_ms <= LONGEST_MS:
+            return
+        self._slow.append(now_ms - began.boot_ms)
+        if now_ms >= self._quiet_until_ms:
+            _log.error("%d revocations took up to %d ms of the database", len(self._slow), max(self._slow))
+            self._quiet_until_ms = now_ms + ALARM_MS
+            self._slow.clear()
 
     def _sign_appended(self, last: Appended, now: Instant) -> None:
         try:
