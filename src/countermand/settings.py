@@ -81,6 +81,11 @@ class AuthoritySettings:
     database_url: str | None = field(default=None, repr=False)
     stream_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
+    @property
+    def place(self) -> str:
+        """Where what the authority knows is kept, as a person is told: no URL, which may hold a password."""
+        return str(self.data.path) if self.database_url is None else "Postgres"
+
     @classmethod
     def read(
         cls,

@@ -39,7 +39,7 @@ def up(
         else:
             async with serve_authority(settings) as (authority, url):
                 say(f"authority  {url}")
-                say(f"revoked    {authority.entries} so far, kept in {settings.data.path}")
+                say(f"revoked    {authority.entries} so far, kept in {settings.place}")
                 say(f"pin        {authority.pin}")
                 await stopped.wait()
 
