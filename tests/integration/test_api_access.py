@@ -19,17 +19,23 @@ from tests.running import Running
 
 pytestmark = pytest.mark.anyio
 
-PUBLIC: Final = {("GET", "/.well-known/jwks.json"), ("GET", "/openapi.json"), ("HEAD", "/openapi.json")}
+METADATA: Final = "/.well-known/oauth-authorization-server"
+PUBLIC: Final = {
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", METADATA),
+    ("GET", "/openapi.json"),
+    ("HEAD", "/openapi.json"),
+}
 """What may be read without a key. A route that is neither here nor protected fails."""
 FOR_REPLICAS: Final = {("GET", "/v1/log"), ("GET", "/v1/log/snapshot")}
-FOR_CLIENTS: Final = {("POST", "/oauth2/token")}
+FOR_CLIENTS: Final = {("POST", f"/oauth2/{name}") for name in ("token", "revoke", "introspect")}
 """What takes an application's key by HTTP Basic: see test_oauth_input."""
 
 
 def _app() -> FastAPI:
     """The application. It is never called, so it needs nothing behind it."""
     nothing: Any = None
-    return create_app(Authority(nothing, nothing, nothing, nothing), nothing, nothing)
+    return create_app(Authority(*[nothing] * 5), nothing, nothing, "https://authority.example")
 
 
 def _filled(path: str) -> str:

@@ -22,7 +22,7 @@ from countermand.transport.http import HttpLog, open_client
 from countermand.wiring import system_clock
 from countermand.wiring.serve import bound, serving
 from tests.integration.problems import refused
-from tests.integration.rooms import Rooms
+from tests.integration.rooms import ISSUER, Rooms
 from tests.running import Running, authority_running, until
 
 pytestmark = pytest.mark.anyio
@@ -226,7 +226,7 @@ async def test_an_error_in_the_midst_of_an_answer_is_one_line_in_the_log_and_end
 ) -> None:
     keys: list[str] = []
     await rooms.access.ensure(Role.REPLICA, "replica", keys.append)
-    app = create_app(rooms.service, rooms.access, _FailingLog())
+    app = create_app(rooms.service, rooms.access, _FailingLog(), ISSUER)
     with bound("127.0.0.1", 0) as (listener, url):
         async with serving(app, listener), open_client(10, url=url) as client:
             response = await client.get(path, headers={"authorization": f"Bearer {keys[0]}"})

@@ -112,7 +112,7 @@ async def test_a_body_that_is_no_form_is_refused(kept: Fleet, change: Callable[[
 WRONG: Final[dict[str, tuple[dict[str, str | None], str]]] = {
     "no grant_type": ({"grant_type": None}, "invalid_request"),
     "an empty grant_type": ({"grant_type": ""}, "invalid_request"),
-    "another grant_type": ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+    "another grant_type": ({"grant_type": "authorization_code"}, "unsupported_grant_type"),
     "no subject_token": ({"subject_token": None}, "invalid_request"),
     "no subject_token_type": ({"subject_token_type": None}, "invalid_request"),
     "an id token": ({"subject_token_type": "urn:ietf:params:oauth:token-type:id_token"}, "invalid_request"),

@@ -17,7 +17,7 @@ from countermand.tokens.mandate import Mandate, parse_mandate, verify
 from countermand.transport.http import open_client
 from countermand.wiring import system_clock
 from tests.integration.admin import AUDIENCE, Admin, Json, administering
-from tests.integration.exchanging import ACCESS_TOKEN, FORM, JWT, Fleet, altered, form, new_client, new_fleet
+from tests.integration.exchanging import ACCESS_TOKEN, EXCHANGE, FORM, JWT, Fleet, altered, form, new_client, new_fleet
 from tests.integration.problems import refused_by_oauth
 from tests.integration.rooms import file_of
 from tests.running import Running, authority_running
@@ -289,5 +289,6 @@ async def test_the_form_and_its_answers_are_documented(http: httpx2.AsyncClient)
     operation: Json = (await http.get("/openapi.json")).json()["paths"]["/oauth2/token"]["post"]
     schema: dict[str, Any] = operation["requestBody"]["content"][FORM]["schema"]
     assert set(schema["properties"]) >= {name for name, _ in form("x")}
-    assert set(schema["required"]) == {"grant_type", "subject_token", "subject_token_type"}
+    assert set(schema["required"]) == {"grant_type"}
+    assert set(schema["properties"]["grant_type"]["enum"]) == {EXCHANGE, "client_credentials"}
     assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "503"}

@@ -7,6 +7,7 @@ database     transactions: one writer, many readers
 ledger       the append-only, gapless, hash-chained record of revocations
 lineage      what rests on what: every anchor, locked and checked with all its ancestors
 exchange     who may act by what: from a mandate to the one that it is exchanged for
+own_session  the session on which an application acts for itself
 cascade      what a revocation reaches
 checks       what callers give, checked before a transaction begins
 views        rows as their callers see them
@@ -17,8 +18,9 @@ relay        the ledger brought to a way that may lose it
 access       who calls: keys for the API, and their roles
 
 opening      use cases: applications, sessions, agents, grants and delegations
-minting      use cases: mandates, on a session or in exchange
+minting      use cases: mandates, on a session, for an application itself, or in exchange
 revoking     use cases: revocations and cutoffs, and what they would end
+presenting   use cases: mandates that are shown, to be ended by their holder or looked at
 descendants  who is still to be told that they were revoked
 service      all of these put together
 """

@@ -128,10 +128,15 @@ def check_kind(id_: str, kind: Kind) -> str:
     return id_
 
 
-async def load(connection: AsyncConnection, ids: Collection[str]) -> Lineage:
+def kept_ids(path: Iterable[Anchor]) -> list[str]:
+    """Return the ids in a path of which there is a row."""
+    return [anchor.id for anchor in path if anchor.kind in WORDS and kind_of(anchor.id) is anchor.kind]
+
+
+async def load(connection: AsyncConnection, ids: Collection[str], *, lock: bool = True) -> Lineage:
     """Return `ids` and their ancestors, locked against revocation until the transaction ends, in the order of ids.
 
-    Raises: NotFoundError, where one of `ids` does not exist.
+    Without the lock it is for who only looks. Raises: NotFoundError, where one of `ids` does not exist.
     """
     numbers = (
         select(tables.lineage.c.ancestor)
@@ -139,7 +144,8 @@ async def load(connection: AsyncConnection, ids: Collection[str]) -> Lineage:
         .where(tables.anchors.c.id.in_(ids))
     )
     query = select(tables.anchors).where(tables.anchors.c.number.in_(numbers)).order_by(tables.anchors.c.id)
-    found = Lineage([Row.of(row) for row in await connection.execute(query.with_for_update(read=True))])
+    query = query.with_for_update(read=True) if lock else query
+    found = Lineage([Row.of(row) for row in await connection.execute(query)])
     for id_ in ids:
         if id_ not in found:
             kind = kind_of(id_)

@@ -1,4 +1,4 @@
-"""Mandates: minted on a session, or in exchange for another mandate (RFC 8693).
+"""Mandates: minted on a session, for an application itself, or in exchange for another mandate (RFC 8693).
 
 A mandate names all that it rests on, and the ledger's position that its minting saw. So one that is minted while an
 ancestor is being revoked is rejected like every other, and none that a cutoff should end escapes it.
@@ -16,10 +16,11 @@ from countermand.authority.database import Database
 from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
 from countermand.authority.keys import Keys
 from countermand.authority.ledger import Ledger
-from countermand.authority.lineage import WORDS, Lineage, Row, check_kind, find_grants, load
+from countermand.authority.lineage import Lineage, Row, check_kind, find_grants, kept_ids, load
 from countermand.authority.model import IssuedMandate, SubjectType, TokenExchange
+from countermand.authority.own_session import add_own_session, find_own_session
 from countermand.errors import ConfigurationError, ForbiddenError, InvalidValueError, NotActiveError
-from countermand.log.anchor import MAX_PATH, Anchor, Kind, Rev, kind_of, own_id
+from countermand.log.anchor import MAX_PATH, Anchor, Kind, Rev, own_id
 from countermand.log.freshness import Instant
 from countermand.tokens.jwks import KeySet
 from countermand.tokens.mandate import Mandate, MandateClaims, mint, parse_mandate, verify
@@ -76,6 +77,14 @@ class Minting:
         """The public keys that verify mandates."""
         return KeySet((self._keys.mandate.verifying_key(),))
 
+    def read(self, token: str, now_ms: int) -> Mandate:
+        """Return the mandate that `token` is, for whomever it is meant; what it rests on may have ended.
+
+        Raises: TokenError, where it is no mandate of ours, or not within its time.
+        """
+        unverified, now_s = parse_mandate(token), now_ms / 1000
+        return verify(unverified, self.key_set, issuer=self._policy.issuer, audience=None, now_s=now_s)
+
     async def issue(self, session_id: str, audience: Sequence[str], scopes: Sequence[str]) -> IssuedMandate:
         """Mint a mandate on a session.
 
@@ -93,6 +102,54 @@ class Minting:
         basis = basis_of(lineage, session_id=session_id, agent_id=None, delegation_id=None)
         return self._mint(_Authority(lineage, basis, None, rev, tuple(scopes), tuple(audience)), now_ms)
 
+    async def issue_own(
+        self, application_id: str, audience: Sequence[str], scopes: Sequence[str] | None
+    ) -> IssuedMandate:
+        """Mint a mandate with which an application acts for itself, by a grant to it in which it is the subject.
+
+        It is on the application's own session, opened where none lasts long enough. `scopes` None: all that may be had.
+
+        Raises:
+            NotFoundError, NotActiveError: there is no such application, or it has ended.
+            InvalidScopeError, InvalidTargetError: more is asked for than was given.
+            InvalidValueError: a value that cannot stand in a mandate.
+        """
+        check_authority(audience, scopes or ())
+        now_ms = self._clock().wall_ms
+        authority = await self._own_authority(application_id, audience, scopes, now_ms)
+        if authority is None:
+            await self._database.write(lambda connection: self._open_own_session(connection, application_id, now_ms))
+            authority = await self._own_authority(application_id, audience, scopes, now_ms)
+        if authority is None:
+            raise NotActiveError("the application's own session was ended as soon as it was opened")
+        return self._mint(authority, now_ms)
+
+    async def _own_authority(
+        self, application_id: str, audience: Sequence[str], scopes: Sequence[str] | None, now_ms: int
+    ) -> _Authority | None:
+        """Return what an application has for itself, None without a session to act on. It has none without a grant."""
+        async with self._database.holding() as connection:
+            rev = (await self._ledger.head(connection)).rev
+            limit = covering(await find_grants(connection, application_id, application_id, now_ms), scopes, audience)
+            session = await find_own_session(connection, application_id, now_ms, self._policy.mandate_s)
+            if session is None:
+                return None
+            lineage = await load(connection, [session.id])
+            await lineage.require_standing(connection, self._ledger, now_ms)
+        basis = basis_of(lineage, session_id=session.id, agent_id=None, delegation_id=None)
+        given = tuple((limit.scopes or ()) if scopes is None else scopes)
+        return _Authority(lineage | Lineage([limit]), basis, None, rev, given, tuple(audience))
+
+    async def _open_own_session(self, connection: AsyncConnection, application_id: str, now_ms: int) -> None:
+        """Open an application's own session, unless another call has done so by now."""
+        await self._database.lock(connection, f"the own session of {application_id}")
+        if await find_own_session(connection, application_id, now_ms, self._policy.mandate_s) is not None:
+            return
+        seq = (await self._ledger.head(connection)).rev.seq
+        id_ = own_id(Kind.SESSION, self._random(16))
+        await add_own_session(connection, id_, application_id, now_ms, seq)
+        await (await load(connection, [id_])).require_standing(connection, self._ledger, now_ms)
+
     async def exchange(self, client_id: str, wanted: TokenExchange) -> IssuedMandate:
         """Mint a mandate for an application in exchange for another, from which its authority comes.
 
@@ -105,13 +162,7 @@ class Minting:
         """
         check_authority(wanted.audience, wanted.scopes or ())
         now_ms = self._clock().wall_ms
-        old = verify(
-            parse_mandate(wanted.subject_token),
-            self.key_set,
-            issuer=self._policy.issuer,
-            audience=None,
-            now_s=now_ms / 1000,
-        )
+        old = self.read(wanted.subject_token, now_ms)
         async with self._database.holding() as connection:
             await self._require_unrevoked(connection, old, now_ms)
             authority = await self._authority(connection, client_id, old, wanted, now_ms)
@@ -185,7 +236,7 @@ class Minting:
 
 def _named(old: Mandate, wanted: TokenExchange) -> list[str]:
     """Return every id with a row that the exchange names: in the old mandate's path, or as what is asked for."""
-    ids = [anchor.id for anchor in old.anchors.path if anchor.kind in WORDS and kind_of(anchor.id) is anchor.kind]
+    ids = kept_ids(old.anchors.path)
     if wanted.agent_id is not None:
         ids.append(check_kind(wanted.agent_id, Kind.AGENT))
     if wanted.delegation_id is not None:

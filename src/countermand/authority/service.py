@@ -1,4 +1,4 @@
-"""The authority put together: its use cases in three groups, one transaction each."""
+"""The authority put together: its use cases in groups, one transaction each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,20 @@ from countermand.authority.keys import Keys
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Minting, Policy
 from countermand.authority.opening import Opening
+from countermand.authority.presenting import Presenting
 from countermand.authority.revoking import Revoking
 from countermand.log.freshness import Instant
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What may act, what proves it, and what ends it; and who is still to be told of it."""
+    """What may act, what proves it, and what ends it; who is still to be told of it, and who asks."""
 
     opening: Opening
     minting: Minting
     revoking: Revoking
     descendants: Descendants
+    presenting: Presenting
 
     @classmethod
     async def start(
@@ -39,9 +41,12 @@ class Authority:
         The longest life that a mandate ever had is remembered first: entries are kept longer than that.
         """
         await database.write(lambda connection: ledger.remember_life(connection, policy.mandate_s))
+        minting = Minting(database, ledger, keys, policy, clock, random)
+        revoking = Revoking(database, ledger, heartbeat, policy.issuer, clock)
         return cls(
             Opening(database, ledger, clock, random),
-            Minting(database, ledger, keys, policy, clock, random),
-            Revoking(database, ledger, heartbeat, policy.issuer, clock),
+            minting,
+            revoking,
             Descendants(database, clock),
+            Presenting(database, ledger, minting, revoking, clock),
         )

@@ -4,7 +4,7 @@ app          everything put together
 api          /v1: applications and their keys, sessions, agents, grants, delegations, the tree
 revocations  /v1: revocations and cutoffs, done or only tried
 bodies       what both take and give
-oauth        /oauth2/token: mandates in exchange for mandates
+oauth        /oauth2 and its metadata: mandates given, ended and looked at, for applications
 feed         /v1/log: the log as server-sent events, and snapshots
 caller       who calls, and what they may do
 limit        how long a request's body may be, and may take

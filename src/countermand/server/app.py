@@ -20,14 +20,17 @@ MAX_BODY_BYTES: Final = 65_536
 KEYS_MAX_AGE_S: Final = 60
 
 
-def create_app(authority: Authority, access: Access, log: LogReader) -> FastAPI:
-    """Return the application. It opens nothing and closes nothing: what it is given outlives it."""
+def create_app(authority: Authority, access: Access, log: LogReader, issuer: str) -> FastAPI:
+    """Return the application, which others reach at `issuer`.
+
+    It opens nothing and closes nothing: what it is given outlives it.
+    """
     app = FastAPI(title="Countermand", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Authentication, access=access)  # what is added last comes first
     problem.install(app)
     app.include_router(admin_router(authority, access))
-    app.include_router(oauth_router(authority.minting, access))
+    app.include_router(oauth_router(authority, access, issuer))
     app.include_router(feed_router(log))
 
     @app.get("/.well-known/jwks.json")

@@ -1,0 +1,87 @@
+"""Mandates that somebody presents: to end his own, or to hear whether one stands.
+
+Nothing that a token says counts before its signature held: a forged one ends nothing, and is told apart from no other
+that does not stand. Source: RFC 7009; RFC 7662; docs/adr/0010.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countermand.authority.database import Database
+from countermand.authority.ledger import Ledger
+from countermand.authority.lineage import Lineage, kept_ids, load
+from countermand.authority.minting import Minting
+from countermand.authority.revoking import Revoking
+from countermand.errors import ForbiddenError, NotActiveError, NotFoundError, TokenError
+from countermand.log.anchor import Kind
+from countermand.log.freshness import Instant
+from countermand.tokens.mandate import Mandate
+
+REASON: Final = "ended by its holder"
+"""What the ledger says of a mandate that the application ended to which it was issued."""
+
+
+class Presenting:
+    """Ends mandates for their holders, and says which stand."""
+
+    def __init__(
+        self, database: Database, ledger: Ledger, minting: Minting, revoking: Revoking, clock: Callable[[], Instant]
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._minting = minting
+        self._revoking = revoking
+        self._clock = clock
+
+    async def end(self, client_id: str, token: str) -> None:
+        """End a mandate that was issued to an application, and all that it was exchanged for; nothing above it.
+
+        Its entry is in the ledger when this returns. What is no mandate of ours, or has ended, is ended already.
+
+        Raises:
+            ForbiddenError: it was issued to another application, and goes on.
+        """
+        async with self._database.read() as connection:
+            mandate, now_ms = await self._read(connection, token)
+            if mandate is None:
+                return
+            if mandate.client_id != client_id:
+                raise ForbiddenError("the token was issued to another application, which alone may end it")
+            if await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None:
+                return
+        await self._revoking.revoke(Kind.TOKEN, mandate.token_id or "", REASON, urgent=False)
+
+    async def find_standing(self, token: str, client_id: str | None = None) -> Mandate | None:
+        """Return the mandate that `token` is, if it stands; None whatever else it is.
+
+        With `client_id` only if it was issued to that application. It stands if a guard that has applied the whole
+        ledger lets it pass, and all that it rests on stands: the authority would mint by it again.
+        """
+        async with self._database.read() as connection:
+            mandate, now_ms = await self._read(connection, token)
+            if mandate is None or client_id not in {None, mandate.client_id}:
+                return None
+            if await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None:
+                return None
+            return mandate if await self._stands(connection, mandate, now_ms) else None
+
+    async def _read(self, connection: AsyncConnection, token: str) -> tuple[Mandate | None, int]:
+        """Return the mandate if it is one of ours and within its time; and the time, which never goes back here."""
+        now_ms = await self._ledger.time(connection, self._clock().wall_ms)
+        try:
+            return self._minting.read(token, now_ms), now_ms
+        except TokenError:
+            return None, now_ms
+
+    async def _stands(self, connection: AsyncConnection, mandate: Mandate, now_ms: int) -> bool:
+        try:
+            lineage = await load(connection, kept_ids(mandate.anchors.path), lock=False)
+            # a grant that was closed is good for nothing new, and ends nothing that was minted
+            lineage = Lineage([replace(row, closed_at_ms=None) for row in lineage.rows])
+            await lineage.require_standing(connection, self._ledger, now_ms)
+        except (NotFoundError, NotActiveError):
+            return False
+        return True

@@ -1,0 +1,37 @@
+"""The revocation endpoint: an application ends a mandate of its own, and all that it was exchanged for.
+
+Any token that does not act is answered like one that was ended: 200, and no word on what it was. Only a mandate that
+goes on, because it was issued to another application, is refused.
+Source: RFC 7009 §2; docs/adr/0010.
+"""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Security
+from starlette.requests import Request
+from starlette.responses import Response
+
+from countermand.authority.presenting import Presenting
+from countermand.server.oauth.answers import NOT_STORED, REFUSALS, OAuthRoute
+from countermand.server.oauth.clients import ApplicationKey, required_client
+from countermand.server.oauth.form import TEXT, described, read_form, required
+
+TOKEN_FORM: Final = described(
+    {"type": "object", "required": ["token"], "properties": {"token": TEXT, "token_type_hint": TEXT}}
+)
+"""The form of RFC 7009 §2.1 and RFC 7662 §2.1. There is one type of token, so a hint changes nothing."""
+
+
+def revocation_router(presenting: Presenting, applications: ApplicationKey) -> APIRouter:
+    """Return the route on which applications end their mandates."""
+    router = APIRouter(prefix="/oauth2", route_class=OAuthRoute)
+
+    @router.post("/revoke", response_class=Response, responses=REFUSALS, openapi_extra=TOKEN_FORM)
+    async def revoke(request: Request, application: Annotated[str | None, Security(applications)]) -> Response:
+        """End a mandate that was issued to the application; its entry is in the ledger when this is answered."""
+        client_id = required_client(application)
+        form = await read_form(request)
+        await presenting.end(client_id, required(form, "token"))
+        return Response(headers=NOT_STORED)
+
+    return router
