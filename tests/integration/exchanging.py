@@ -1,4 +1,4 @@
-"""Applications that exchange mandates over HTTP, and three of them that hand on what one was given."""
+"""Applications at the OAuth endpoints, and three of them that hand on what one was given."""
 
 import base64
 from dataclasses import dataclass
@@ -7,8 +7,13 @@ from urllib.parse import quote_plus, urlencode
 
 import httpx2
 
-from tests.integration.admin import AUDIENCE, Admin
+from countermand.transport.http import open_client
+from tests.integration.admin import AUDIENCE, Admin, Json
+from tests.running import Running
 
+TOKEN: Final = "/oauth2/token"
+REVOKE: Final = "/oauth2/revoke"
+INTROSPECT: Final = "/oauth2/introspect"
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
@@ -24,16 +29,16 @@ def basic(client_id: str, secret: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An application that exchanges."""
+    """An application that asks for mandates, ends them and looks at them."""
 
     http: httpx2.AsyncClient
     id: str
     secret: str
 
-    async def post(self, pairs: Pairs, **headers: str) -> httpx2.Response:
+    async def post(self, pairs: Pairs, path: str = TOKEN, **headers: str) -> httpx2.Response:
         """Send this form, with the right headers except for those given."""
         right = {"authorization": basic(self.id, self.secret), "content-type": FORM}
-        return await self.http.post("/oauth2/token", content=urlencode(pairs), headers=right | headers)
+        return await self.http.post(path, content=urlencode(pairs), headers=right | headers)
 
     async def ask(self, token: str, **changes: str | None) -> httpx2.Response:
         """Ask for a mandate; `None` leaves a parameter out."""
@@ -43,6 +48,45 @@ class Client:
         response = await self.ask(token, **changes)
         assert response.status_code == 200, response.text
         return str(response.json()["access_token"])
+
+    async def ask_own(self, **changes: str | None) -> httpx2.Response:
+        """Ask for a mandate for the application itself."""
+        fields = {"grant_type": "client_credentials", "audience": AUDIENCE} | changes
+        return await self.post([(name, value) for name, value in fields.items() if value is not None])
+
+    async def own(self, **changes: str | None) -> str:
+        response = await self.ask_own(**changes)
+        assert response.status_code == 200, response.text
+        return str(response.json()["access_token"])
+
+    async def ask_to_end(self, token: str) -> httpx2.Response:
+        return await self.post([("token", token)], REVOKE)
+
+    async def end(self, token: str) -> None:
+        """End a token, or hear that it does not act."""
+        response = await self.ask_to_end(token)
+        assert (response.status_code, response.content) == (200, b""), response.text
+        assert (response.headers["cache-control"], response.headers["pragma"]) == ("no-store", "no-cache")
+
+    async def look(self, token: str) -> Json:
+        """Return what the authority says of a token."""
+        return seen(await self.post([("token", token)], INTROSPECT))
+
+
+def seen(response: httpx2.Response) -> Json:
+    """Check that `response` is one of RFC 7662; return its members."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert (response.headers["cache-control"], response.headers["pragma"]) == ("no-store", "no-cache")
+    said: Json = response.json()
+    assert said == {"active": False} or said["active"] is True
+    return said
+
+
+async def look_as(running: Running, key: str, token: str) -> Json:
+    """Return what the authority says of a token to whoever has this API key."""
+    async with open_client(10, url=running.url, headers={"authorization": f"Bearer {key}"}) as http:
+        return seen(await http.post(INTROSPECT, data={"token": token}))
 
 
 def form(token: str, **changes: str | None) -> Pairs:
