@@ -256,7 +256,7 @@ async def test_each_takes_only_a_post(kept: Fleet, path: str, method: str) -> No
 
 @each_path
 @given(body=st.binary(max_size=200) | st.text("grant_typescope=&%+;0aF", max_size=60).map(str.encode))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_any_bytes_are_answered_with_a_refusal(kept: Fleet, path: str, body: bytes) -> None:
     headers = {"authorization": basic(kept.desk.id, kept.desk.secret), "content-type": FORM}
     refused_by_oauth(await kept.desk.http.post(path, content=body, headers=headers), 400)
@@ -268,7 +268,7 @@ CREDENTIALS: Final = st.binary(max_size=60).map(lambda pair: base64.b64encode(pa
 
 @each_path
 @given(header=HEADER | CREDENTIALS.map("Basic {}".format) | CREDENTIALS.map("Bearer {}".format))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_any_authorization_header_is_answered_with_a_refusal(
     http: httpx2.AsyncClient, path: str, header: str
 ) -> None:

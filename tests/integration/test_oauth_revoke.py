@@ -222,7 +222,7 @@ async def test_a_token_of_another_authority_ends_nobody(kept: Fleet, tmp_path: P
 
 
 @given(token=st.text(st.characters(codec="utf-8"), min_size=1, max_size=60) | st.text("aZ0-_.=", min_size=1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_whatever_is_said_to_be_a_token_is_answered_alike(kept: Fleet, token: str) -> None:
     await kept.desk.end(token)
     assert await kept.desk.look(token) == {"active": False}

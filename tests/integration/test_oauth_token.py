@@ -270,7 +270,13 @@ async def test_nothing_that_opens_anything_is_logged_or_told(tmp_path: Path, cap
             for changes in ({"scope": agent}, {"grant_type": agent}, {"audience": agent}, {"agent_session_id": agent})
         ]
         told += [await fleet.desk.post([(secret, agent), (secret, agent)]), await fleet.desk.post([(agent, secret)])]
-        told += [await fleet.desk.ask(altered(agent)), await fleet.worker.ask(agent)]
+        told += [
+            await fleet.desk.ask(altered(agent)),
+            await fleet.worker.ask(agent),
+            await fleet.worker.ask_to_end(agent),
+        ]
+        told += [await fleet.desk.ask_own(**{name: agent}) for name in ("scope", "audience", "client_assertion")]
+        assert (await fleet.desk.look(agent))["active"] is True
         told += [await replace(fleet.desk, id=agent).ask(agent), await replace(fleet.desk, secret=agent).ask(agent)]
         told += [await admin.post("revocations", kind="token", id=agent), await admin.get(f"tree/{secret}")]
     logged = "\n".join(
