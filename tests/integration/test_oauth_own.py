@@ -88,6 +88,18 @@ async def test_it_gets_no_more_than_the_grant_gives_and_all_of_that_unless_it_as
     assert (await client.ask_own(audience=None, resource=AUDIENCE)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("subject_token", "subject_token_type", "requested_token_type", "agent_session_id", "delegation_edge_id"),
+        *("actor_token", "actor_token_type"),
+    ],
+)
+async def test_what_is_for_an_exchange_is_refused_and_not_passed_over(client: Client, name: str) -> None:
+    """Whoever names an agent would hold what is not bound to it."""
+    refused_by_oauth(await client.ask_own(**{name: "x"}), 400, "invalid_request")
+
+
 async def test_without_a_grant_to_itself_it_gets_nothing_and_no_session(
     admin: Admin, client: Client, http: httpx2.AsyncClient
 ) -> None:

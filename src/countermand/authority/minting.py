@@ -110,7 +110,7 @@ class Minting:
         It is on the application's own session, opened where none lasts long enough. `scopes` None: all that may be had.
 
         Raises:
-            NotFoundError, NotActiveError: there is no such application, or it has ended.
+            NotActiveError: the application, or its session, was ended meanwhile.
             InvalidScopeError, InvalidTargetError: more is asked for than was given.
             InvalidValueError: a value that cannot stand in a mandate.
         """

@@ -38,10 +38,7 @@ async def find_own_session(connection: AsyncConnection, application_id: str, now
 async def add_own_session(
     connection: AsyncConnection, id_: str, application_id: str, now_ms: int, opened_seq: int
 ) -> None:
-    """Open an own session as `id_`. Whoever does it lets nobody else do so meanwhile, and looks whether it stands.
-
-    Raises: NotFoundError, where there is no such application.
-    """
+    """Open an own session as `id_`. Whoever does it lets nobody else do so meanwhile, and looks whether it stands."""
     row = Row(
         id=id_,
         kind=Kind.SESSION,

@@ -1,4 +1,4 @@
-"""Mandates that somebody presents: to end his own, or to hear whether one stands.
+"""Mandates that are presented: to be ended by their holder, or to hear whether they stand.
 
 Nothing that a token says counts before its signature held: a forged one ends nothing, and is told apart from no other
 that does not stand. Source: RFC 7009; RFC 7662; docs/adr/0010.
@@ -58,7 +58,7 @@ class Presenting:
         """Return the mandate that `token` is, if it stands; None whatever else it is.
 
         With `client_id` only if it was issued to that application. It stands if a guard that has applied the whole
-        ledger lets it pass, and all that it rests on stands: the authority would mint by it again.
+        ledger lets it pass, and all that it rests on is in the database and has not ended.
         """
         async with self._database.read() as connection:
             mandate, now_ms = await self._read(connection, token)
@@ -77,11 +77,11 @@ class Presenting:
             return None, now_ms
 
     async def _stands(self, connection: AsyncConnection, mandate: Mandate, now_ms: int) -> bool:
+        """Whether all that it rests on does. A grant that was closed ends nothing that was minted."""
         try:
             lineage = await load(connection, kept_ids(mandate.anchors.path), lock=False)
-            # a grant that was closed is good for nothing new, and ends nothing that was minted
-            lineage = Lineage([replace(row, closed_at_ms=None) for row in lineage.rows])
-            await lineage.require_standing(connection, self._ledger, now_ms)
+            minted_by = Lineage([replace(row, closed_at_ms=None) for row in lineage.rows])
+            await minted_by.require_standing(connection, self._ledger, now_ms)
         except (NotFoundError, NotActiveError):
             return False
         return True

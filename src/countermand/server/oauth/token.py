@@ -25,7 +25,7 @@ GRANT_TYPES: Final = (CLIENT_CREDENTIALS, EXCHANGE)
 
 _TOKEN_TYPES: Final = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 _LISTS: Final = frozenset({"audience", "resource"})
-_REFUSED: Final = ("actor_token", "actor_token_type")
+_ACTOR: Final = ("actor_token", "actor_token_type")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")  # RFC 6749 §3.3
 
 _TYPES: Final = {"type": "string", "enum": list(_TOKEN_TYPES)}
@@ -68,6 +68,7 @@ def token_router(minting: Minting, applications: ApplicationKey) -> APIRouter:
             exchanged = await minting.exchange(client_id, _wanted(form))
             return _given(ExchangeOut.of(exchanged))
         if grant_type == CLIENT_CREDENTIALS:
+            _check_own(form)
             own = await minting.issue_own(client_id, _audience(form), _scopes(single(form, "scope")))
             return _given(MandateOut.of(own))
         sentence = f"the grant types are {' and '.join(GRANT_TYPES)}"
@@ -80,9 +81,15 @@ def _given(mandate: MandateOut) -> JSONResponse:
     return JSONResponse(mandate.model_dump(), headers=NOT_STORED)
 
 
+def _check_own(form: Form) -> None:
+    """Refuse what would say less than it seems to: such a mandate stands for nobody but the application."""
+    if any(name in form for name in (*_EXCHANGED, *_ACTOR)):
+        raise InvalidValueError(f"only an exchange takes {', '.join(_EXCHANGED)}")
+
+
 def _wanted(form: Form) -> TokenExchange:
     """Return what the form asks for. Raises: InvalidValueError, InvalidScopeError."""
-    if any(name in form for name in _REFUSED):
+    if any(name in form for name in _ACTOR):
         raise InvalidValueError("no actor_token is taken: agent_session_id says who will act")
     _check_token_type("subject_token_type", required(form, "subject_token_type"))
     _check_token_type("requested_token_type", single(form, "requested_token_type") or ACCESS_TOKEN)
