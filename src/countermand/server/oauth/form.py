@@ -47,6 +47,7 @@ def required(form: Form, name: str) -> str:
 def described(schema: dict[str, Any], lists: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return what OpenAPI says of a route that takes a form of this schema."""
     encoding = {name: {"style": "form", "explode": True} for name in sorted(lists)}
+    schema = schema | {"maxProperties": MAX_FIELDS, "additionalProperties": TEXT}  # what is unknown is given once, too
     content = {"schema": schema} | ({"encoding": encoding} if encoding else {})
     return {"requestBody": {"required": True, "content": {FORM_TYPE: content}}}
 

@@ -17,7 +17,11 @@ from countermand.server.oauth.clients import ApplicationKey, required_client
 from countermand.server.oauth.form import TEXT, described, read_form, required
 
 TOKEN_FORM: Final = described(
-    {"type": "object", "required": ["token"], "properties": {"token": TEXT, "token_type_hint": TEXT}}
+    {
+        "type": "object",
+        "required": ["token"],
+        "properties": {"token": {"type": "string", "minLength": 1}, "token_type_hint": TEXT},
+    }
 )
 """The form of RFC 7009 §2.1 and RFC 7662 §2.1. There is one type of token, so a hint changes nothing."""
 
