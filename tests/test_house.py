@@ -32,6 +32,7 @@ MAY_IMPORT = {
 ONE_ROOM_EACH = {
     "sqlalchemy": {"authority"},
     "alembic": {"authority"},
+    "psycopg": {"authority"},
     "fastapi": {"server"},
     "pydantic": {"server"},
     "starlette": {"server"},
