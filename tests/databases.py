@@ -4,9 +4,10 @@ Nobody makes the tables twice: a database that nobody has used is copied for eac
 """
 
 import asyncio
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -30,17 +31,42 @@ class _Databases:
         self.kind: Kind = "sqlite"
         self.server: PostgresServer | None = None
         self._names: dict[Path, str] = {}
+        self._numbers = count()
+        self._has_template = False
         self._unused_file: bytes | None = None
+
+    @contextmanager
+    def all_on(self, kind: Kind) -> Iterator[None]:
+        """Lay what is laid while the block lasts on a database of that kind; nothing of it is there afterwards."""
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+            names, self._names = set(self._names.values()), {}
+            for name in names:
+                self.running().execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     async def lay(self, data: DataDir) -> None:
         """Put a database that nobody used where `data` is, if there is none."""
+        data.path.mkdir(mode=0o700, exist_ok=True)
         if self.kind == "postgres":
             if data.path not in self._names:
                 await self._clone(data.path)
         elif not data.database.exists():
             self._unused_file = self._unused_file or await _make_file()
-            data.path.mkdir(mode=0o700, exist_ok=True)
             data.database.write_bytes(self._unused_file)
+
+    async def make(self, data: DataDir) -> None:
+        """Put a database without tables where `data` is."""
+        if self.kind == "postgres":
+            self._create(data.path, sql.SQL("TEMPLATE template0"))
+        else:
+            data.path.mkdir(mode=0o700)
+
+    def share(self, data: DataDir, other: DataDir) -> None:
+        """Let `other` have the database of `data` too, which is on a server."""
+        self._names[other.path] = self._names[data.path]
 
     def url(self, data: DataDir) -> str | None:
         """Return the URL of the database of `data`; None where it is a file."""
@@ -52,6 +78,15 @@ class _Databases:
         if url is None:
             return SqliteDatabase(data.database)
         return PostgresDatabase(url) if wall_ms is None else _Held(url, wall_ms)
+
+    def files(self, data: DataDir) -> list[Path]:
+        """Return the files in which the database of `data` is; nothing of it is in memory alone."""
+        if self.kind == "sqlite":
+            return list(data.path.glob(f"{data.database.name}*"))
+        server = self.running()
+        server.execute("CHECKPOINT")
+        [(oid,)] = server.execute("SELECT oid FROM pg_database WHERE datname = %s", self._names[data.path])
+        return [path for path in (server.data / "base" / str(oid)).iterdir() if path.is_file()]
 
     def running(self) -> PostgresServer:
         """Return the server, started by whoever asks first."""
@@ -69,12 +104,15 @@ class _Databases:
 
     async def _clone(self, path: Path) -> None:
         server = self.running()
-        if not self._names:
+        if not self._has_template:
+            self._has_template = True
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
             await _migrate(PostgresDatabase(server.url(TEMPLATE)))
-        name = f"test_{len(self._names)}"
-        clone = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        server.execute(clone.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+        self._create(path, sql.SQL("TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(TEMPLATE)))
+
+    def _create(self, path: Path, by: sql.SQL | sql.Composed) -> None:
+        name = f"test_{next(self._numbers)}"
+        self.running().execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), by))
         self._names[path] = name
 
 
@@ -104,7 +142,3 @@ async def _migrate(database: Database) -> None:
         await database.migrate()
     finally:
         await database.close()
-
-
-if os.environ.get("TEST_DATABASE") in KINDS:
-    DATABASES.kind = os.environ["TEST_DATABASE"]  # type: ignore[assignment]  # one of them

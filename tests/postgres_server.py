@@ -1,6 +1,8 @@
 """A real Postgres on a free port of loopback, started by a test and stopped by its process id.
 
-Its files are in the temporary folder. It is not run as root, which Postgres refuses: there, it is another user's.
+Its files are in memory where there is room, else in the temporary folder: to make a database is to write three hundred
+files, each to be forced to the disk, which is what the tests would wait for. What a process that is killed had written
+is there all the same. It is not run as root, which Postgres refuses: there, it is another user's.
 """
 
 import importlib.util
@@ -23,6 +25,8 @@ from tests.redis_server import _free_port, not_run
 START_S: Final = 30.0
 SUPERUSER: Final = "postgres"
 _NOBODY: Final = 65_534
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of mkdtemp's is made in it
+_ROOM: Final = 4 << 30
 
 
 def programs() -> Path:
@@ -42,7 +46,7 @@ class PostgresServer:
     def __init__(self, **settings: object) -> None:
         self.settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", **settings}
         self.port = _free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="countermand-postgres-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="countermand-postgres-", dir=_memory()))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -140,6 +144,10 @@ class PostgresServer:
     @staticmethod
     def _user() -> dict[str, Any]:
         return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def _memory() -> Path | None:
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM else None
 
 
 def _children(pid: int) -> Sequence[int]:

@@ -1,6 +1,5 @@
 """Resource servers in this process, protected as anybody would protect them, and those who call them."""
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from countermand.log.verdict import Revoked
 from countermand.replica.replica import Replica
 from countermand.settings import DataDir
 from countermand.wiring import connect
+from tests.looking import looking_into
 from tests.running import ServerProcess, until
 
 AUDIENCE: Final = "https://notes.example"
@@ -105,13 +105,12 @@ async def subject_of(client: AuthorityClient, name: str) -> Subject:
     return Subject(session["id"], await client.issue_mandate(session["id"], AUDIENCE))
 
 
-def read_ledger(data: DataDir) -> list[Entry]:
+async def read_ledger(data: DataDir) -> list[Entry]:
     """Return every entry on the disk, once the chain from its genesis to the head has been found whole."""
     log_id: LogId = Pin.parse(data.pin.read_text()).log_id
-    with sqlite3.connect(f"file:{data.database}?mode=ro", uri=True) as database:
-        rows = database.execute("select seq, previous, link, data from entries order by seq").fetchall()
-        head = database.execute("select seq, link from head").fetchone()
-    database.close()
+    async with looking_into(data) as look:
+        rows = await look.execute("SELECT seq, previous, link, data FROM entries ORDER BY seq")
+        [head] = await look.execute("SELECT seq, link FROM head")
     link, entries = genesis(log_id, 1), []
     for number, (seq, previous, next_, data_) in enumerate(rows, start=1):
         assert (seq, previous) == (number, link), "the numbers are gapless, and each entry follows the one before it"

@@ -65,7 +65,7 @@ async def test_a_replica_that_is_cut_off_again_and_again_catches_up_each_time(se
             assert len(resource.replica.state) == len(revoked) + 1
             await until(resource.is_well, "all is well")
         assert direct.position() == proxied.position()
-        assert proxied.position()[0].seq == len(read_ledger(server.data)) == len(revoked) + 1
+        assert proxied.position()[0].seq == len(await read_ledger(server.data)) == len(revoked) + 1
         assert proxy.accepted > CUTS
 
 

@@ -86,7 +86,7 @@ async def test_every_revocation_that_was_answered_outlives_kills(server: ServerP
         assert not follower.done()
 
     server.kill()
-    entries = read_ledger(server.data)
+    entries = await read_ledger(server.data)
     revoked = [entry.id for entry in entries]
     assert len(revoked) == len(set(revoked)), "no session is revoked twice"
     assert {id_: seq for seq, id_ in enumerate(revoked, start=1) if id_ in writers.answered} == writers.answered

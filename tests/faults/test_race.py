@@ -7,10 +7,11 @@ import pytest
 
 from countermand import connect
 from countermand.authority.descendants import Descendants
-from countermand.authority.sqlite import SqliteDatabase
 from countermand.enforce.decision import Allow, Decision, Deny
 from countermand.enforce.guard import Guard
+from countermand.settings import DataDir
 from countermand.wiring import system_clock
+from tests.databases import DATABASES
 from tests.faults.race import TOOLS, Race
 from tests.running import PROOF, ServerProcess, until
 
@@ -35,7 +36,7 @@ async def test_no_mandate_of_what_was_revoked_passes_and_no_descendant_is_forgot
                     assert isinstance(decision, Allow), f"seed {race.seed}: {decision}"
         assert race.escaped() == [], f"seed {race.seed}"
         await server.terminate()
-    told = await _told(server.data.database)
+    told = await _told(server.data)
     assert race.descendants() - told == set(), f"seed {race.seed}"
     rejected = sum(race.must_be_rejected(mandate) for mandate in race.minted)
     passed = sum(race.must_pass(mandate) for mandate in race.minted)
@@ -59,8 +60,8 @@ async def decision_on(guard: Guard, token: str) -> Decision:
     return decisions[-1]
 
 
-async def _told(path: Path) -> set[str]:
-    database = SqliteDatabase(path)
+async def _told(data: DataDir) -> set[str]:
+    database = DATABASES.open(data)
     try:
         descendants, told = Descendants(database, system_clock), set[str]()
         while (page := await descendants.next()) is not None:

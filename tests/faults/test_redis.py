@@ -55,7 +55,7 @@ async def test_after_kills_replicas_on_redis_end_where_the_ledger_does(tmp_path:
                 await server.start()
             last = await subject_of(client, "last")
             await client.revoke("session", last.session_id)
-            entries = read_ledger(server.data)
+            entries = await read_ledger(server.data)
             await until(
                 lambda: resource.replica.state.rev.seq == len(entries), "the replica ends where the ledger does"
             )

@@ -1,12 +1,11 @@
 """An authority that is asked to stop does, whatever it is waiting for, and says nothing that looks like a crash."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.looking import commits_failing
 from tests.running import ServerProcess, until
 
 pytestmark = pytest.mark.anyio
@@ -20,13 +19,12 @@ def anyio_backend() -> str:
 async def test_it_stops_though_it_never_came_to_sign_a_checkpoint(tmp_path: Path) -> None:
     async with ServerProcess(tmp_path) as server:
         assert await server.terminate() == 0
-        with closing(sqlite3.connect(server.data.database)) as file:
-            file.execute("CREATE TRIGGER no BEFORE UPDATE ON heartbeat BEGIN SELECT RAISE(ABORT, 'no'); END")
-        server.log.unlink()
-        await server.start()
-        await until(lambda: b"no checkpoint" in server.log.read_bytes(), "it cannot sign")
-        await until(lambda: b"revoked" in server.log.read_bytes(), "it has begun all the same")
-        assert await server.terminate() == 0
+        async with commits_failing(server.data, "UPDATE ON heartbeat"):
+            server.log.unlink()
+            await server.start()
+            await until(lambda: b"no checkpoint" in server.log.read_bytes(), "it cannot sign")
+            await until(lambda: b"revoked" in server.log.read_bytes(), "it has begun all the same")
+            assert await server.terminate() == 0
         assert b"Traceback" not in server.log.read_bytes()
 
 

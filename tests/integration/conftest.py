@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from countermand.transport.http import open_client
+from tests.databases import Kind
 from tests.integration.rooms import Rooms, rooms_open
 from tests.running import Running, authority_running
 
@@ -31,7 +32,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+async def shared(tmp_path_factory: pytest.TempPathFactory, database_kind: Kind) -> AsyncIterator[Running]:
     """An authority that the tests of a module share, served on a free port."""
     async with authority_running(tmp_path_factory.mktemp("shared")) as authority:
         yield authority

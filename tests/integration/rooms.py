@@ -1,8 +1,7 @@
-"""The rooms of an authority, put together by hand: on a real database file, with real keys and a clock that is held."""
+"""The rooms of an authority, put together by hand: on a real database, with real keys and a clock that is held."""
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from countermand.log.checkpoint import Pin
 from countermand.log.freshness import Instant
 from countermand.settings import DataDir
 from tests.databases import DATABASES
+from tests.looking import writing
 
 ISSUER: Final = "https://authority.example"
 AUDIENCE: Final = "https://api.example"
@@ -55,13 +55,6 @@ class HeldClock:
     def advance(self, ms: int) -> None:
         self.wall_ms += ms
         self.boot_ms += ms
-
-
-@asynccontextmanager
-async def writing(database: Database) -> AsyncIterator[AsyncConnection]:
-    """Hold the one connection that writes, in a transaction of the test's own."""
-    async with database._begun(database._writer) as connection:
-        yield connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +135,7 @@ async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: i
         await database.migrate()
         ledger = await Ledger.open(database, os.urandom(16))
         keys = await open_keys(database, data.keys, clock.wall_ms)
-        heartbeat = Heartbeat(database, ledger, keys.checkpoint, clock)
+        heartbeat = Heartbeat(database, ledger, keys.checkpoint, clock, os.urandom(16).hex())
         policy = Policy(ISSUER, mandate_s)
         service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
         reader = LedgerReader(ledger, heartbeat, keys.checkpoint)
@@ -179,18 +172,3 @@ async def insert_sessions(database: Database, count: int) -> list[str]:
         lineage = [{"ancestor": ancestor, "descendant": descendant} for ancestor, descendant in pairs]
         await connection.execute(insert(tables.lineage), lineage)
     return ids
-
-
-@asynccontextmanager
-async def file_of(database: Path) -> AsyncIterator[sqlite3.Connection]:
-    """Hold the database file as another program would: nobody else writes while the block lasts. Committed at its end.
-
-    It waits for the file in a thread: who holds it may be in this event loop.
-    """
-    connection = sqlite3.connect(database, timeout=20, isolation_level=None, check_same_thread=False)
-    try:
-        await asyncio.to_thread(connection.execute, "BEGIN IMMEDIATE")
-        yield connection
-        connection.commit()
-    finally:
-        connection.close()

@@ -10,7 +10,8 @@ from countermand.authority.model import Role
 from countermand.errors import DataError, ForbiddenError, NotActiveError, NotFoundError, UnauthenticatedError
 from countermand.log.anchor import Kind
 from countermand.settings import ClientSettings
-from tests.integration.rooms import Rooms, file_of, rooms_open
+from tests.integration.rooms import Rooms, rooms_open
+from tests.looking import commits_failing, stored
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -60,19 +61,20 @@ async def test_of_many_who_ensure_a_key_at_once_one_makes_it(rooms: Rooms) -> No
 async def test_only_the_hash_of_a_key_is_on_the_disk(rooms: Rooms) -> None:
     [key] = await _make(rooms, Role.ADMINISTRATOR)
     _, id_, secret = key.split("_")
-    stored = b"".join(path.read_bytes() for path in rooms.data.path.rglob("*") if path.is_file())
-    assert id_.encode() in stored, "the files are the right ones"
-    assert secret.encode() not in stored
-    assert bytes.fromhex(secret) not in stored
+    files = b"".join(path.read_bytes() for path in rooms.data.path.rglob("*") if path.is_file())
+    kept = stored(rooms.data)
+    assert id_.encode() in kept, "the files are the right ones"
+    for part in (secret.encode(), bytes.fromhex(secret)):
+        assert part not in kept + files
 
 
 async def test_a_served_authority_leaves_no_key_in_its_database(running: Running) -> None:
     for key in (running.admin_key, running.replica_key):
         _, id_, secret = key.split("_")
-        stored = b"".join(path.read_bytes() for path in running.data.path.glob("countermand.db*"))
-        assert id_.encode() in stored
-        assert secret.encode() not in stored
-        assert bytes.fromhex(secret) not in stored
+        kept = stored(running.data)
+        assert id_.encode() in kept
+        assert secret.encode() not in kept
+        assert bytes.fromhex(secret) not in kept
 
 
 async def test_every_key_but_the_right_one_is_refused_with_the_same_sentence(rooms: Rooms) -> None:
@@ -128,14 +130,10 @@ async def test_a_key_that_could_not_be_kept_is_not_in_the_database(rooms: Rooms)
 
 
 async def test_a_key_whose_commit_failed_opens_nothing_and_the_next_start_makes_another(rooms: Rooms) -> None:
-    async with file_of(rooms.data.database) as file:
-        file.execute("CREATE TABLE other (id TEXT REFERENCES anchors (id) DEFERRABLE INITIALLY DEFERRED)")
-        file.execute("CREATE TRIGGER fail AFTER INSERT ON api_keys BEGIN INSERT INTO other VALUES ('no'); END")
     kept: list[str] = []
-    with pytest.raises(DataError):
-        await rooms.access.ensure(Role.REPLICA, "for a test", kept.append)
-    async with file_of(rooms.data.database) as file:
-        file.execute("DROP TRIGGER fail")
+    async with commits_failing(rooms.data, "INSERT ON api_keys"):
+        with pytest.raises(DataError):
+            await rooms.access.ensure(Role.REPLICA, "for a test", kept.append)
     [key] = await _make(rooms, Role.REPLICA)
     with pytest.raises(UnauthenticatedError):
         await rooms.access.authenticate(kept[0])

@@ -13,7 +13,8 @@ from countermand.authority import database as database_module
 from countermand.tokens.jwks import parse_jwks
 from countermand.transport.http import open_client
 from tests.integration.problems import refused
-from tests.integration.rooms import file_of, insert_sessions, rooms_open
+from tests.integration.rooms import insert_sessions, rooms_open
+from tests.looking import held, looking_into
 from tests.running import Running, authority_running
 
 pytestmark = pytest.mark.anyio
@@ -140,8 +141,8 @@ async def test_an_expired_session_mints_nothing_and_can_still_be_revoked(
     shared: Running, admin: httpx2.AsyncClient
 ) -> None:
     session = await _session(admin)
-    async with file_of(shared.data.database) as file:
-        file.execute("UPDATE anchors SET expires_at_ms = created_at_ms - 1 WHERE id = ?", (session["id"],))
+    async with looking_into(shared.data) as look:
+        await look.execute("UPDATE anchors SET expires_at_ms = created_at_ms - 1 WHERE id = :id", id=session["id"])
     response = await admin.post(f"/v1/sessions/{session['id']}/mandates", json={"audience": [AUDIENCE]})
     assert refused(response, 409, "not_active") == f"the session {session['id']} has ended"
     response = await admin.post("/v1/revocations", json={"kind": "session", "id": session["id"]})
@@ -214,7 +215,7 @@ async def test_a_database_held_by_another_program_is_answered_with_try_again(
     async with authority_running(tmp_path) as running:
         headers = {"authorization": f"Bearer {running.admin_key}"}
         async with open_client(10, url=running.url, headers=headers) as admin:
-            async with file_of(running.data.database):
+            async with held(running.data):
                 response = await admin.post("/v1/applications", json={"name": "notes"})
             refused(response, 503, "busy")
             assert response.headers["retry-after"] == "1"
@@ -229,8 +230,9 @@ async def test_a_failure_of_the_authority_says_nothing_to_the_caller_and_all_to_
         session = await _session(admin)
         revocation = {"kind": "session", "id": session["id"]}
         await admin.post("/v1/revocations", json=revocation)
-        async with file_of(running.data.database) as file:
-            file.execute("UPDATE entries SET data = CAST(x'FF' || substr(data, 2) AS BLOB)")
+        async with looking_into(running.data) as look:
+            [(data,)] = await look.execute("SELECT data FROM entries")
+            await look.execute("UPDATE entries SET data = :damaged", damaged=b"\xff" + data[1:])
         caplog.clear()
         response = await admin.post("/v1/revocations", json=revocation)
         assert refused(response, 500, "internal_error") == "the authority failed; its log says why"

@@ -14,7 +14,7 @@ from countermand.server import problem
 from countermand.server.app import create_app
 from countermand.server.caller import requires
 from tests.integration.problems import refused
-from tests.integration.rooms import file_of
+from tests.looking import looking_into
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -109,9 +109,9 @@ async def test_no_way_to_ask_without_a_valid_key_opens_a_route(
     method, path = route
     response = await http.request(method, path, params={"access_token": shared.admin_key, "api_key": shared.admin_key})
     assert response.status_code == 401, "nor a key in the URL"
-    async with file_of(shared.data.database) as file:
+    async with looking_into(shared.data) as look:
         for table in ("anchors", "entries"):
-            assert file.execute(f"SELECT count(*) FROM {table}").fetchall() == [(0,)], "nothing was done"  # noqa: S608 - the names stand above
+            assert await look.execute(f"SELECT count(*) FROM {table}") == [(0,)], "nothing was done"  # noqa: S608 - the names stand above
 
 
 @pytest.fixture(scope="module")

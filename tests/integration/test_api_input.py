@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from countermand.authority.model import SubjectType
 from tests.integration.problems import refused, refused_as_input
-from tests.integration.rooms import file_of
+from tests.looking import looking_into
 from tests.running import Running
 from tests.unit.mandates import LOOSE_JSON
 
@@ -339,11 +339,9 @@ def _status(field: str, value: Any) -> int:
 
 
 async def _counts(running: Running) -> list[int]:
-    async with file_of(running.data.database) as file:
-        return [
-            file.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - the names stand below
-            for table in ("anchors", "api_keys", "entries")
-        ]
+    async with looking_into(running.data) as look:
+        tables = ("anchors", "api_keys", "entries")
+        return [(await look.execute(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]  # noqa: S608 - the names stand above
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from countermand.authority.keys import CHECKPOINT_FILE, MANDATE_FILE, read_secre
 from countermand.errors import DataError
 from countermand.log.checkpoint import key_id
 from countermand.tokens.keys import SigningKey
-from tests.integration.rooms import Rooms, file_of, rooms_open
+from tests.databases import Kind
+from tests.integration.rooms import Rooms, rooms_open
+from tests.looking import REFUSED_AT_COMMIT, commits_failing, looking_into, stored
 
 pytestmark = pytest.mark.anyio
 
@@ -60,15 +62,16 @@ async def test_keys_are_made_once(tmp_path: Path) -> None:
 
 async def test_the_database_registers_both_keys_and_holds_neither(tmp_path: Path) -> None:
     rooms = await _opened(tmp_path)
-    async with file_of(rooms.data.database) as file:
-        registered = dict(file.execute("SELECT purpose, id FROM signing_keys").fetchall())
+    async with looking_into(rooms.data) as look:
+        registered = dict(await look.execute("SELECT purpose, id FROM signing_keys"))
     assert registered == {
         "checkpoint": key_id(rooms.keys.checkpoint.public_key()).hex(),
         "mandate": rooms.keys.mandate.kid,
     }
-    stored = b"".join(path.read_bytes() for path in rooms.data.path.glob("countermand.db*"))
+    kept = stored(rooms.data)
+    assert rooms.keys.mandate.kid.encode() in kept, "the files are the right ones"
     secrets = [*_secrets(rooms), *_pems(rooms.data.keys).values()]
-    assert not any(secret in stored or secret.hex().encode() in stored for secret in secrets)
+    assert not any(secret in kept or secret.hex().encode() in kept for secret in secrets)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -137,31 +140,32 @@ async def test_a_file_that_is_no_key_for_its_purpose_is_refused_and_not_quoted(
     assert path.read_bytes() == pem
 
 
-async def test_files_of_a_first_start_that_came_to_no_commit_are_kept_and_registered(tmp_path: Path) -> None:
+async def test_files_of_a_first_start_that_came_to_no_commit_are_kept_and_registered(
+    tmp_path: Path, database_kind: Kind
+) -> None:
     """Between files and commit the process may die: the database then knows no key, and the next start knows these."""
     rooms = await _opened(tmp_path)
-    async with file_of(rooms.data.database) as file:
-        file.execute("DELETE FROM signing_keys")
-        file.execute("CREATE TRIGGER fail BEFORE INSERT ON signing_keys BEGIN SELECT RAISE(ABORT, 'no'); END")
+    async with looking_into(rooms.data) as look:
+        await look.execute("DELETE FROM signing_keys")
     made = _pems(rooms.data.keys)
-    await _refused(tmp_path)
+    async with commits_failing(rooms.data, "INSERT ON signing_keys"):
+        assert REFUSED_AT_COMMIT[database_kind] in await _refused(tmp_path)
     assert _pems(rooms.data.keys) == made
-    async with file_of(rooms.data.database) as file:
-        file.execute("DROP TRIGGER fail")
     assert (await _opened(tmp_path)).pin == rooms.pin
     assert _pems(rooms.data.keys) == made
 
 
 async def test_one_of_two_files_of_a_first_start_is_enough_to_go_on_from(tmp_path: Path) -> None:
     rooms = await _opened(tmp_path)
-    async with file_of(rooms.data.database) as file:
-        file.execute("DELETE FROM signing_keys")
+    async with looking_into(rooms.data) as look:
+        await look.execute("DELETE FROM signing_keys")
     (rooms.data.keys / MANDATE_FILE).unlink()
     again = await _opened(tmp_path)
     assert again.pin == rooms.pin
     assert again.keys.mandate.kid != rooms.keys.mandate.kid
 
 
+@pytest.mark.sqlite
 async def test_a_lost_database_costs_no_key(tmp_path: Path) -> None:
     rooms = await _opened(tmp_path)
     made = _pems(rooms.data.keys)

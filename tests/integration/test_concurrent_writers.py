@@ -16,7 +16,8 @@ from countermand.replica.replica import Replica
 from countermand.settings import ClientSettings
 from countermand.transport.http import HttpLog
 from countermand.wiring import follower, system_clock
-from tests.integration.rooms import file_of, insert_sessions, rooms_open
+from tests.integration.rooms import insert_sessions, rooms_open
+from tests.looking import looking_into
 from tests.running import PROOF, ServerProcess, until
 
 pytestmark = pytest.mark.anyio
@@ -51,9 +52,9 @@ async def test_eight_writers_leave_one_gapless_chain_that_a_replica_follows(
         assert all(answer["is_new"] for share in answers for answer in share)
         assert all(sorted(share, key=_seq) == share for share in answers), "what is answered later comes later"
 
-        async with file_of(server.data.database) as file:
-            rows = file.execute("SELECT seq, previous, link, data FROM entries ORDER BY seq").fetchall()
-            [head] = file.execute("SELECT generation, seq, link FROM head").fetchall()
+        async with looking_into(server.data) as look:
+            rows = await look.execute("SELECT seq, previous, link, data FROM entries ORDER BY seq")
+            [head] = await look.execute("SELECT generation, seq, link FROM head")
         link = genesis(log_id, 1)
         for place, (seq, previous, stored, data) in enumerate(rows, start=1):
             entry = Entry.parse(data)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,21 +13,26 @@ from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import database as database_module
+from countermand.authority import postgres as postgres_module
 from countermand.authority import sqlite as sqlite_module
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.errors import BusyError, ConfigurationError, DataError
-from countermand.log.anchor import Kind
-from tests.integration.rooms import file_of, insert_sessions, rooms_open
+from countermand.log import anchor
+from countermand.settings import DataDir
+from tests.databases import DATABASES, Kind
+from tests.integration.rooms import insert_sessions, rooms_open
+from tests.looking import held
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = SqliteDatabase(tmp_path / "countermand.db")
-    await opened.migrate()
+    data = DataDir(tmp_path / "authority")
+    await DATABASES.lay(data)
+    opened = DATABASES.open(data)
     yield opened
     await opened.close()
 
@@ -80,16 +86,17 @@ async def test_whoever_gives_up_waiting_stops_no_write_and_locks_nobody_out(tmp_
     async with rooms_open(tmp_path) as rooms:
         ids = await insert_sessions(rooms.database, 80)
         for id_ in ids[:-1]:
-            task = asyncio.create_task(rooms.service.revoking.revoke(Kind.SESSION, id_))
+            task = asyncio.create_task(rooms.service.revoking.revoke(anchor.Kind.SESSION, id_))
             await asyncio.sleep(chance.uniform(0, 0.006))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         async with asyncio.timeout(10):
-            last = await rooms.service.revoking.revoke(Kind.SESSION, ids[-1])
+            last = await rooms.service.revoking.revoke(anchor.Kind.SESSION, ids[-1])
             sessions = [await rooms.service.opening.session(id_) for id_ in ids]
         assert last.seq == sum(session.revoked_at_ms is not None for session in sessions)
 
 
+@pytest.mark.sqlite
 async def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
     async def ask(connection: AsyncConnection) -> tuple[object, object]:
         synchronous = await connection.exec_driver_sql("PRAGMA synchronous")
@@ -100,12 +107,14 @@ async def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> 
     assert await database.write(ask) == (full, "wal")
 
 
+@pytest.mark.sqlite
 async def test_a_sqlite_that_is_too_old_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
     with pytest.raises(ConfigurationError, match=r"3\.35 or later"):
         await SqliteDatabase(tmp_path / "countermand.db").migrate()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "a b", "ä"])
 async def test_the_name_of_a_file_is_only_a_name(tmp_path: Path, name: str) -> None:
     database = SqliteDatabase(tmp_path / name)
@@ -166,6 +175,7 @@ async def test_reads_see_one_moment_while_others_write(database: Database) -> No
     assert await _held(database) == {1, 2}
 
 
+@pytest.mark.sqlite  # elsewhere no writer waits for another
 async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,15 +197,16 @@ async def test_a_writer_that_waits_too_long_hears_that_the_authority_is_busy(
         await database.close()
 
 
-async def test_a_file_that_another_program_holds_is_busy_and_not_broken(
+async def test_a_database_that_another_program_holds_is_busy_and_not_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "WAIT_S", 0.1)
     monkeypatch.setattr(sqlite_module, "WAIT_S", 0.1)
-    database = SqliteDatabase(tmp_path / "countermand.db")
-    await database.migrate()
+    monkeypatch.setattr(postgres_module, "_TIMEOUT_MS", 100)
+    data = DataDir(tmp_path / "authority")
+    await DATABASES.lay(data)
+    database = DATABASES.open(data)
     try:
-        async with file_of(tmp_path / "countermand.db"):
+        async with held(data):
             with pytest.raises(BusyError):
                 await _add(database, 1)
         await _add(database, 2)
@@ -204,12 +215,17 @@ async def test_a_file_that_another_program_holds_is_busy_and_not_broken(
         await database.close()
 
 
-async def test_what_the_database_refuses_is_an_error_of_ours_that_quotes_no_value(database: Database) -> None:
+_TWICE = {"sqlite": "SQLITE_CONSTRAINT_UNIQUE", "postgres": "23505"}
+
+
+async def test_what_the_database_refuses_is_an_error_of_ours_that_quotes_no_value(
+    database: Database, database_kind: Kind
+) -> None:
     await _add(database, 7)
     with pytest.raises(DataError) as refused:
         await _add(database, 7)
-    assert str(refused.value) == "the authority's database refused: SQLITE_CONSTRAINT_UNIQUE"
-    assert "app_" not in f"{refused.value}{refused.value.__cause__}"
+    assert str(refused.value) == f"the authority's database refused: {_TWICE[database_kind]}"
+    assert "app_" not in "".join(traceback.format_exception(refused.value))
 
 
 async def test_a_row_that_should_be_there_and_is_not_is_an_error_of_ours(database: Database) -> None:

@@ -14,8 +14,9 @@ from countermand.authority.model import Session, SubjectType, TokenExchange
 from countermand.log.anchor import Kind, own_id
 from countermand.tokens.mandate import LEEWAY_S
 from tests.integration.family import Family, gather_family
-from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, rooms_open, writing
+from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, rooms_open
 from tests.integration.verifier import TOOLS, Verifier
+from tests.looking import writing
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,9 @@ from countermand.errors import DataError, InvalidValueError, MalformedError, Not
 from countermand.log.anchor import Kind, own_id
 from countermand.log.chain import genesis
 from countermand.log.entry import Entry
-from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, file_of, rooms_open, writing
+from tests import databases
+from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, rooms_open
+from tests.looking import REFUSED_AT_COMMIT, commits_failing, looking_into, writing
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +45,7 @@ async def test_entries_are_numbered_from_one_and_chained_to_the_head(rooms: Room
     assert candidates[-1].link == (await rooms.head()).link
 
 
+@pytest.mark.sqlite  # elsewhere to append is to commit
 async def test_a_transaction_that_fails_after_it_appended_leaves_no_entry_and_no_number(rooms: Rooms) -> None:
     await rooms.append(1)
     before = await rooms.head()
@@ -59,21 +62,26 @@ async def test_a_transaction_that_fails_after_it_appended_leaves_no_entry_and_no
     assert [candidate.seq for candidate in await rooms.candidates()] == [1, 2]
 
 
-async def test_a_commit_that_fails_leaves_no_entry_and_the_session_as_it_was(rooms: Rooms) -> None:
+async def test_a_commit_that_fails_leaves_no_entry_and_the_session_as_it_was(
+    rooms: Rooms, database_kind: databases.Kind
+) -> None:
     session = await rooms.session()
-    async with file_of(rooms.data.database) as file:
-        file.execute("CREATE TABLE other (id TEXT REFERENCES anchors (id) DEFERRABLE INITIALLY DEFERRED)")
-        file.execute("CREATE TRIGGER fail AFTER UPDATE ON head BEGIN INSERT INTO other VALUES ('nobody'); END")
-    with pytest.raises(DataError):
-        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
-    async with file_of(rooms.data.database) as file:
-        file.execute("DROP TRIGGER fail")
+    async with commits_failing(rooms.data, "UPDATE ON head"):
+        with pytest.raises(DataError, match=REFUSED_AT_COMMIT[database_kind]):
+            await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     assert (await rooms.head()).rev.seq == 0
     assert (await rooms.service.opening.session(session.id)).revoked_at_ms is None
     assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).seq == 1
 
 
-async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms) -> None:
+_BEGUN = {"sqlite": "BEGIN IMMEDIATE", "postgres": "SELECT set_config('synchronous_commit', %(durable)s,"}
+_APPENDED = {
+    "sqlite": ["SELECT head.only, head.generation,", "INSERT INTO entries", "UPDATE head SET"],
+    "postgres": [],  # one step that commits too, in one round trip past SQLAlchemy
+}
+
+
+async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms, database_kind: databases.Kind) -> None:
     session = await rooms.session()
     statements: list[str] = []
 
@@ -85,16 +93,14 @@ async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms) -> N
     await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     event.remove(engine, "before_cursor_execute", note)
     assert statements == [
-        "BEGIN IMMEDIATE",
+        _BEGUN[database_kind],
         "SELECT anchors.number, anchors.id,",
         "SELECT heartbeat.at_ms FROM",
         "WITH looked_at AS",
         "UPDATE anchors SET",
         "INSERT INTO cascades",
         "SELECT log.longest_mandate_s FROM",
-        "SELECT head.only, head.generation,",
-        "INSERT INTO entries",
-        "UPDATE head SET",
+        *_APPENDED[database_kind],
     ]
 
 
@@ -113,8 +119,8 @@ async def test_of_many_who_revoke_one_session_at_once_exactly_one_makes_the_entr
     [
         "UPDATE head SET seq = 2",
         "UPDATE head SET seq = 4",
-        "UPDATE head SET link = zeroblob(32)",
-        "UPDATE entries SET link = zeroblob(32) WHERE seq = 3",
+        "UPDATE head SET link = :zeroes",
+        "UPDATE entries SET link = :zeroes WHERE seq = 3",
         "DELETE FROM entries WHERE seq = 3",
         "DELETE FROM entries",
     ],
@@ -124,8 +130,8 @@ async def test_a_ledger_whose_head_is_not_where_its_entries_end_is_refused_at_st
 ) -> None:
     async with rooms_open(tmp_path) as rooms:
         await rooms.append(3)
-    async with file_of(rooms.data.database) as file:
-        file.execute(damage)
+    async with looking_into(rooms.data) as look:
+        await look.execute(damage, **({"zeroes": bytes(32)} if ":zeroes" in damage else {}))
     with pytest.raises(DataError, match="the ledger's head is not where its entries end"):
         async with rooms_open(tmp_path):
             pass
@@ -134,8 +140,8 @@ async def test_a_ledger_whose_head_is_not_where_its_entries_end_is_refused_at_st
 async def test_a_database_that_knows_its_log_and_not_its_head_is_refused_at_start(tmp_path: Path) -> None:
     async with rooms_open(tmp_path) as rooms:
         pass
-    async with file_of(rooms.data.database) as file:
-        file.execute("DELETE FROM head")
+    async with looking_into(rooms.data) as look:
+        await look.execute("DELETE FROM head")
     with pytest.raises(DataError):
         async with rooms_open(tmp_path):
             pass
@@ -204,11 +210,12 @@ async def test_the_bytes_in_the_database_are_the_one_form_of_the_entry(rooms: Ro
     sessions = [await rooms.session(subject="Zoë") for _ in reasons]
     for session, reason in zip(sessions, reasons, strict=True):
         await rooms.service.revoking.revoke(Kind.SESSION, session.id, reason)
-    async with file_of(rooms.data.database) as file:
-        rows = file.execute(
-            "SELECT seq, generation, kind, issuer, id, expires_at_ms, data FROM entries WHERE seq >= ? ORDER BY seq",
-            (first,),
-        ).fetchall()
+    async with looking_into(rooms.data) as look:
+        rows = await look.execute(
+            "SELECT seq, generation, kind, issuer, id, expires_at_ms, data FROM entries "
+            "WHERE seq >= :first ORDER BY seq",
+            first=first,
+        )
     assert len(rows) == len(reasons)
     for row, session, reason in zip(rows, sessions, reasons, strict=True):
         entry = Entry.parse(row[-1])

@@ -14,7 +14,8 @@ from countermand.log.anchor import Kind
 from countermand.log.ports import Batch
 from countermand.log.snapshot import Snapshot, SnapshotReader
 from countermand.log.state import LogState
-from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, beating, writing
+from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, beating
+from tests.looking import writing
 from tests.running import until
 
 pytestmark = pytest.mark.anyio

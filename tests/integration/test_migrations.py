@@ -1,31 +1,52 @@
 """The migrations make what the tables say, and touch nothing that another program made."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, inspect
 
+from countermand.authority.database import Database
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.tables import METADATA
 from countermand.errors import DataError, NotActiveError
 from countermand.log.anchor import Kind
-from tests.integration.rooms import HeldClock, file_of, rooms_open
+from countermand.settings import DataDir
+from tests.databases import DATABASES
+from tests.integration.rooms import HeldClock, rooms_open
+from tests.looking import looking_into, stored
 
 pytestmark = pytest.mark.anyio
 
+T = TypeVar("T")
 
-async def _migrated(path: Path) -> Path:
-    database = SqliteDatabase(path)
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[Database]:
+    """A database without tables."""
+    async with _made(tmp_path / "authority") as database:
+        yield database
+
+
+@asynccontextmanager
+async def _made(path: Path) -> AsyncIterator[Database]:
+    await DATABASES.make(DataDir(path))
+    database = DATABASES.open(DataDir(path))
     try:
-        await database.migrate()
+        yield database
     finally:
         await database.close()
-    return path
+
+
+async def _ask(database: Database, ask: Callable[[Connection], T]) -> T:
+    async with database._begun(database._writer) as connection:
+        return await connection.run_sync(ask)
 
 
 def upgrade(connection: Connection, revision: str) -> None:
@@ -52,27 +73,25 @@ def _schema(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-async def test_migrations_from_nothing_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{await _migrated(tmp_path / 'migrated.db')}")
-    try:
-        with engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    finally:
-        engine.dispose()
+def _differences(connection: Connection) -> list[Any]:
+    return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
 
-async def test_migrations_make_the_same_keys_checks_and_indexes_as_the_tables(tmp_path: Path) -> None:
-    migrated = create_engine(f"sqlite:///{await _migrated(tmp_path / 'migrated.db')}")
-    made = create_engine(f"sqlite:///{tmp_path / 'made.db'}")
-    try:
-        METADATA.create_all(made)
-        with migrated.connect() as one, made.connect() as other:
-            schema = _schema(one)
-            assert schema == _schema(other)
-    finally:
-        migrated.dispose()
-        made.dispose()
-    assert schema["head"]["checks"] == [{"name": "ck_head_one_row", "sqltext": '"only" = 1'}], "checks are compared"
+async def test_migrations_from_nothing_make_the_tables_that_the_code_uses(made: Database) -> None:
+    assert await _ask(made, _differences) != []
+    await made.migrate()
+    assert await _ask(made, _differences) == []
+
+
+async def test_migrations_make_the_same_keys_checks_and_indexes_as_the_tables(made: Database, tmp_path: Path) -> None:
+    await made.migrate()
+    async with _made(tmp_path / "by the tables") as other:
+        await _ask(other, METADATA.create_all)
+        assert await _ask(other, _differences) == []
+        schema = await _ask(made, _schema)
+        assert schema == await _ask(other, _schema)
+    [check] = schema["head"]["checks"]
+    assert (check["name"], "only" in check["sqltext"]) == ("ck_head_one_row", True), "checks are compared"
 
 
 async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
@@ -86,19 +105,15 @@ async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
         assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).reason == "kept"
 
 
-async def test_what_stood_before_the_tree_stands_in_it(tmp_path: Path) -> None:
+async def test_what_stood_before_the_tree_stands_in_it(made: Database, tmp_path: Path) -> None:
     """A database of the first release: an application with two sessions, one of them revoked."""
-    path = tmp_path / "authority" / "countermand.db"
-    path.parent.mkdir(mode=0o700)
-    first = create_engine(f"sqlite:///{path}")
     application, live, revoked = f"app_{1:032x}", f"ses_{1:032x}", f"ses_{2:032x}"
-    with first.begin() as connection:
-        upgrade(connection, "0001")
-        connection.execute(text("INSERT INTO applications VALUES (:id, 'notes', 5)"), {"id": application})
-        session = text("INSERT INTO sessions VALUES (:id, 'alice', 'user', :application, 6, 4000000000000, :revoked)")
+    await _ask(made, lambda connection: upgrade(connection, "0001"))
+    async with looking_into(DataDir(tmp_path / "authority")) as first:
+        await first.execute("INSERT INTO applications VALUES (:id, 'notes', 5)", id=application)
+        session = "INSERT INTO sessions VALUES (:id, 'alice', 'user', :application, 6, 4000000000000, :revoked)"
         for id_, revoked_at_ms in ((live, None), (revoked, 7)):
-            connection.execute(session, {"id": id_, "application": application, "revoked": revoked_at_ms})
-    first.dispose()
+            await first.execute(session, id=id_, application=application, revoked=revoked_at_ms)
     async with rooms_open(tmp_path) as rooms:
         opening = rooms.service.opening
         assert [session.revoked_at_ms for session in (await opening.sessions()).sessions] == [None, 7]
@@ -111,24 +126,44 @@ async def test_what_stood_before_the_tree_stands_in_it(tmp_path: Path) -> None:
             await rooms.service.minting.issue(live, ["https://api.example"], [])
 
 
-async def test_a_database_of_a_newer_program_is_refused_in_words_and_left_as_it_was(tmp_path: Path) -> None:
-    path = await _migrated(tmp_path / "newer.db")
-    async with file_of(path) as newer:
-        newer.execute("UPDATE alembic_version SET version_num = '9999'")
-        newer.execute("DROP TABLE api_keys")
-    before = path.read_bytes()
+async def test_a_database_of_a_newer_program_is_refused_in_words_and_left_as_it_was(
+    made: Database, tmp_path: Path
+) -> None:
+    data = DataDir(tmp_path / "authority")
+    await made.migrate()
+    async with looking_into(data) as newer:
+        await newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        await newer.execute("DROP TABLE api_keys")
+    before = await _ask(made, _schema)
+    assert "api_keys" not in before
     with pytest.raises(DataError, match="the database was made by a newer countermand"):
-        await _migrated(path)
-    async with file_of(path) as newer:
-        assert newer.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-        assert newer.execute("SELECT 1 FROM sqlite_master WHERE name = 'api_keys'").fetchall() == []
-    assert path.read_bytes() == before
+        await made.migrate()
+    async with looking_into(data) as newer:
+        assert await newer.execute("SELECT version_num FROM alembic_version") == [("9999",)]
+    assert await _ask(made, _schema) == before
 
 
+@pytest.mark.sqlite
+async def test_the_file_of_a_newer_program_is_left_byte_for_byte_as_it_was(made: Database, tmp_path: Path) -> None:
+    data = DataDir(tmp_path / "authority")
+    await made.migrate()
+    async with looking_into(data) as newer:
+        await newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    await made.close()
+    before = stored(data)
+    with pytest.raises(DataError):
+        await made.migrate()
+    await made.close()
+    assert stored(data) == before
+
+
+@pytest.mark.sqlite
 async def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "letter.db"
     path.write_bytes(b"Dear authority,\n" * 1000)
     before = path.read_bytes()
+    database = SqliteDatabase(path)
     with pytest.raises(DataError, match="the authority's database refused: SQLITE_NOTADB"):
-        await _migrated(path)
+        await database.migrate()
+    await database.close()
     assert path.read_bytes() == before

@@ -19,7 +19,7 @@ from countermand.wiring import system_clock
 from tests.integration.admin import AUDIENCE, Admin, Json, administering
 from tests.integration.exchanging import ACCESS_TOKEN, EXCHANGE, FORM, JWT, Fleet, altered, form, new_client, new_fleet
 from tests.integration.problems import refused_by_oauth
-from tests.integration.rooms import file_of
+from tests.looking import looking_into
 from tests.running import Running, authority_running
 
 pytestmark = pytest.mark.anyio
@@ -230,13 +230,13 @@ async def test_after_a_grant_is_closed_nothing_more_is_exchanged_by_it(fleet: Fl
 async def test_a_database_that_cannot_be_read_is_answered_with_try_again(running: Running) -> None:
     async with administering(running) as admin, open_client(10, url=running.url) as http:
         fleet = await new_fleet(admin, http)
-        async with file_of(running.data.database) as file:
-            file.execute("ALTER TABLE api_keys RENAME TO gone")
+        async with looking_into(running.data) as look:
+            await look.execute("ALTER TABLE api_keys RENAME TO gone")
         response = await fleet.desk.ask(fleet.token, agent_session_id=fleet.agents[0])
         refused_by_oauth(response, 503, "temporarily_unavailable")
         assert response.headers["retry-after"] == "1"
-        async with file_of(running.data.database) as file:
-            file.execute("ALTER TABLE gone RENAME TO api_keys")
+        async with looking_into(running.data) as look:
+            await look.execute("ALTER TABLE gone RENAME TO api_keys")
         assert await fleet.at_agent()
 
 

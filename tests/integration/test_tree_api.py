@@ -11,7 +11,7 @@ import pytest
 from countermand.log.anchor import Kind, own_id
 from tests.integration.admin import AUDIENCE, Admin, Json, administering
 from tests.integration.problems import refused
-from tests.integration.rooms import file_of
+from tests.looking import looking_into
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -94,9 +94,9 @@ async def test_a_key_is_given_once_and_no_cache_may_keep_it(shared: Running, adm
     for secret in secrets:
         caller = await shared.authority.access.authenticate(secret)
         assert (caller.role, caller.application_id) == ("application", application)
-    async with file_of(shared.data.database) as file:
-        rows = file.execute("SELECT name, created_at_ms FROM api_keys WHERE application_id = ?", (application,))
-        names, made_ms = zip(*rows.fetchall(), strict=True)
+    async with looking_into(shared.data) as look:
+        query = "SELECT name, created_at_ms FROM api_keys WHERE application_id = :id"
+        names, made_ms = zip(*await look.execute(query, id=application), strict=True)
     assert set(names) == {"made over the admin API", "for the night shift"}
     assert all(abs(datetime.now(UTC).timestamp() * 1000 - ms) < 30_000 for ms in made_ms)
 

@@ -139,7 +139,7 @@ class Database(ABC):
         except PoolTimeoutError as error:
             raise BusyError("the authority's database is busy") from error
         except DBAPIError as error:
-            raise self._refusal(error) from error
+            raise self._refusal(error) from None  # what the driver says may quote a value
         except SQLAlchemyError as error:
             raise DataError(f"the authority's database is not as it should be: {type(error).__name__}") from error
 

@@ -128,7 +128,7 @@ class PostgresDatabase(Database):
                 await driver.execute("COMMIT")
             rows: Sequence[Any] = await appended.fetchall()
         except psycopg.Error as error:
-            raise self._said(error) from error
+            raise self._said(error) from None
         return rows
 
     async def _try_to_write(self, work: Work[_T], *, urgent: bool, alone: bool) -> _T:
