@@ -6,6 +6,7 @@ from typing import Final
 import pytest
 
 from countermand.authority.turn import Turn
+from countermand.errors import BusyError
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +56,7 @@ async def test_no_more_hold_a_place_than_there_are() -> None:
 async def test_whoever_waits_too_long_hears_so_and_leaves_the_queue() -> None:
     turn = Turn(1)
     async with turn.take(urgent=False, within_s=LONG_S):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(BusyError):
             async with turn.take(urgent=True, within_s=0.01):
                 pass
     assert turn._free == 1
