@@ -18,8 +18,9 @@ from countermand.transport.http import open_client
 from tests.integration.admin import AUDIENCE, Admin, Json, administering
 from tests.integration.exchanging import ACCESS_TOKEN, INTROSPECT, Fleet, altered, look_as, new_client, new_fleet
 from tests.integration.problems import refused_by_oauth
-from tests.integration.rooms import ISSUER, Rooms, writing
+from tests.integration.rooms import ISSUER, Rooms
 from tests.integration.verifier import TOOLS, Verifier
+from tests.looking import writing
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
