@@ -125,12 +125,12 @@ async def _count(connection: AsyncConnection, looked_at: CTE, below: CTE, now_ms
     above = _step("above", select(lineage.ancestor).where(lineage.descendant.in_(select(reached))).distinct())
     ended = _step("ended", _ended_among(above, now_ms))
     # Mostly none has ended, and then nothing is looked up. The sum keeps SQLite from looking up every pair of one that
-    # is reached and one that has ended.
-    rests = exists().where(lineage.descendant == _ANCHORS.number, (lineage.ancestor + 0).in_(select(ended)))
-    rests_on_ended = and_(exists(select(ended)), rests.correlate(tables.anchors))
+    # is reached and one that has ended; and a step of its own keeps Postgres from it.
+    rests_on_ended = and_(lineage.descendant.in_(select(reached)), (lineage.ancestor + 0).in_(select(ended)))
+    gone = _step("gone", select(lineage.descendant).where(exists(select(ended)), rests_on_ended))
     standing = (
         select(_ANCHORS.kind, func.count())
-        .where(_ANCHORS.number.in_(select(reached)), ~rests_on_ended)
+        .where(_ANCHORS.number.in_(select(reached)), _ANCHORS.number.not_in(select(gone)))
         .group_by(_ANCHORS.kind)
     )
     more = or_(_size(looked_at) > LOOKED_AT * most, _size(reached) > most)  # first of the rows: no kind is 0

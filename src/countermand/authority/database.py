@@ -88,6 +88,10 @@ class Database(ABC):
         """Return the time by the database's own clock; None where that is this machine's."""
 
     @abstractmethod
+    async def limited(self, connection: AsyncConnection, reading: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Return what `reading` reads; None where that would hold up the transaction, which goes on either way."""
+
+    @abstractmethod
     async def lock(self, connection: AsyncConnection, name: str) -> None:
         """Let nobody else pass who locks the same name, until the transaction ends."""
 

@@ -146,7 +146,7 @@ class Heartbeat:
 
         async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended]]:
             change = await work(connection)
-            appended = await self._ledger.append(connection, change.drafts) if change.drafts else []
+            appended = await self._ledger.append(connection, change.drafts)
             return change.answer([one.entry for one in appended]), appended
 
         now = self._clock()

@@ -150,6 +150,8 @@ class Ledger:
 
     async def append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
         """Append revocations in the caller's transaction, as its last step: nothing may be done in it afterwards."""
+        if not drafts:
+            return []
         parts = [_parts(draft) for draft in drafts]
         rows = await self._database.append(connection, [list(column) for column in zip(*parts, strict=True)])
         if rows is None:

@@ -147,6 +147,7 @@ class Reach:
 
 
 NOTHING = Reach({})
+UNKNOWN = Reach({}, is_whole=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ The floor is Postgres 14. Source: docs/operations.md; postgresql.org/docs/curren
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -32,6 +32,9 @@ CHANNEL: Final = "countermand"
 _WRITERS: Final = 8
 _READERS: Final = 8
 _TIMEOUT_MS: Final = 2_000
+_LIMIT_MS: Final = 50
+"""For what a transaction could do without."""
+_CANCELED: Final = "57014"
 _ALONE: Final = 0x636F756E746572  # "counter", the advisory lock of whoever must be alone
 _PAUSE_S: Final = 1.0
 
@@ -102,6 +105,19 @@ class PostgresDatabase(Database):
         """See `Database`."""
         seconds = (await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one()
         return int(seconds * 1000)
+
+    async def limited(self, connection: AsyncConnection, reading: Callable[[], Awaitable[_T]]) -> _T | None:
+        """See `Database`. Where its statistics are old, a planner may choose a way that takes seconds."""
+        try:
+            async with connection.begin_nested():  # whatever is set in it, and fails, is set back
+                await _limit(connection, _LIMIT_MS)
+                read = await reading()
+                await _limit(connection, _TIMEOUT_MS)
+                return read
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == _CANCELED:
+                return None
+            raise
 
     async def lock(self, connection: AsyncConnection, name: str) -> None:
         """See `Database`."""
@@ -195,6 +211,11 @@ _WHAT: Final = "SELECT current_setting('server_version_num'), current_setting('f
 async def _prepare(connection: AsyncConnection, *, durable: bool, timeout_ms: int) -> None:
     """Rule 1. A time-out of 0 is none."""
     await connection.execute(_PREPARE, {"durable": "on" if durable else "off", "timeout": f"{timeout_ms}ms"})
+
+
+async def _limit(connection: AsyncConnection, limit_ms: int) -> None:
+    limit = {"timeout": f"{limit_ms}ms"}
+    await connection.execute(text("SELECT set_config('statement_timeout', :timeout, true)"), limit)
 
 
 async def _lock(connection: AsyncConnection, key: int) -> None:

@@ -5,7 +5,7 @@ Revoking what is revoked appends nothing, and returns the entry that stands.
 Source: docs/protocol.md, "Path" and "Cutoffs".
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +17,7 @@ from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Draft, Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
-from countermand.authority.model import NOTHING, Grant, Preview, Reach, Revocation
+from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Reach, Revocation
 from countermand.authority.views import grant_of
 from countermand.errors import DataError, InvalidValueError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
@@ -60,7 +60,7 @@ class Revoking:
             if row.revoked_at_ms is not None:
                 return Change.none(await self._standing(connection, kind, id_))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            reach = await reach_of(connection, row.number, now_ms, ANSWERED)
+            reach = await self._counted(connection, reach_of(connection, row.number, now_ms, ANSWERED))
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascade(connection, row)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
@@ -114,7 +114,8 @@ class Revoking:
 
         async def work(connection: AsyncConnection) -> Change[Revocation]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
+            counting = _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
+            reach = await self._counted(connection, counting)
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
             draft = Draft(
                 kind=Kind.CUTOFF,
@@ -148,6 +149,11 @@ class Revoking:
             now_ms = await self._ledger.time(connection, now_ms)
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, COUNTED)
             return Preview((await self._ledger.head(connection)).rev.seq, reach)
+
+    async def _counted(self, connection: AsyncConnection, counting: Awaitable[Reach]) -> Reach:
+        """Return what is reached, or that this is not known: no revocation fails or waits for being counted."""
+        reach = await self._database.limited(connection, lambda: counting)
+        return UNKNOWN if reach is None else reach
 
     def _place(self, kind: Kind, id_: str, issuer: str, *, bare: bool) -> tuple[str, bool]:
         """Return the issuer of an id, empty for ours, and whether there is a row for it. Raises: InvalidValueError."""
