@@ -33,6 +33,12 @@ class Admin:
         read: Json = response.json()
         return read
 
+    async def shown(self, path: str) -> Json:
+        """One object as a list shows it: without what it rests on."""
+        read = await self.read(path)
+        del read["lineage"]
+        return read
+
     async def make(self, path: str, **body: Any) -> Json:
         response = await self.post(path, **body)
         assert response.status_code == 201, response.text

@@ -50,8 +50,8 @@ async def test_an_application_is_registered(admin: httpx2.AsyncClient) -> None:
     response = await admin.post("/v1/applications", json={"name": "Zoë's notes"})
     assert response.status_code == 201
     body = response.json()
-    assert set(body) == {"id", "name", "created_at", "revoked_at"}
-    assert (body["name"], body["revoked_at"]) == ("Zoë's notes", None)
+    assert set(body) == {"id", "name", "created_at", "revoked_at", "stands", "labels"}
+    assert (body["name"], body["revoked_at"], body["labels"]) == ("Zoë's notes", None, [])
     assert body["id"].startswith("app_")
     assert _is_now(body["created_at"])
     assert body["created_at"].endswith("Z")
@@ -69,6 +69,7 @@ async def test_a_session_is_opened_for_half_a_day_unless_told_otherwise(admin: h
         "expires_at",
         "revoked_at",
         "stands",
+        "labels",
     }
     assert (session["subject"], session["subject_type"]) == ("zoë@example", "user")
     assert (session["parent_id"], session["revoked_at"], session["stands"]) == (None, None, True)
@@ -82,7 +83,9 @@ async def test_a_session_is_opened_as_it_was_asked_for_and_reads_back_the_same(a
     assert session["subject_type"] == "application"
     response = await admin.get(f"/v1/sessions/{session['id']}")
     assert response.status_code == 200
-    assert response.json() == session
+    body = response.json()
+    assert [(node["kind"], node["id"]) for node in body.pop("lineage")] == [("application", session["application_id"])]
+    assert body == session
 
 
 async def test_a_mandate_is_minted_and_no_cache_may_keep_it(admin: httpx2.AsyncClient) -> None:
@@ -127,7 +130,7 @@ async def test_a_revocation_is_answered_with_its_entry_and_again_with_the_one_th
     assert again.status_code == 200
     assert again.json() == entry | {"is_new": False, "reach": {"counts": {}, "is_whole": True}}, "it ended nothing more"
     shown = (await admin.get(f"/v1/sessions/{session['id']}")).json()
-    assert shown == session | {"revoked_at": entry["revoked_at"], "stands": False}
+    assert shown.items() >= (session | {"revoked_at": entry["revoked_at"], "stands": False}).items()
 
 
 async def test_a_revoked_session_mints_nothing(admin: httpx2.AsyncClient) -> None:
@@ -186,7 +189,7 @@ async def test_what_cannot_be_done_is_refused_in_a_problem_document(
     response = await admin.request(method, path, json=body)
     refused(response, status, code)
     if status == 405:
-        assert response.headers["allow"] == "POST"
+        assert response.headers["allow"] == "GET, POST", "of both routes at this path"
 
 
 @pytest.mark.parametrize("count", [0, 100, 101, 250])
@@ -195,15 +198,16 @@ async def test_paging_through_the_sessions_loses_none_and_repeats_none(tmp_path:
     async with rooms_open(tmp_path) as rooms:
         if count:
             ids = await insert_sessions(rooms.database, count)
+    ids.reverse()  # newest first
     pages: list[list[str]] = []
     async with authority_running(tmp_path) as running:
         headers = {"authorization": f"Bearer {running.admin_key}"}
         async with open_client(10, url=running.url, headers=headers) as admin:
-            after: str | None = ""
-            while after is not None:
-                page = (await admin.get("/v1/sessions", params={"after": after})).json()
-                pages.append([session["id"] for session in page["sessions"]])
-                after = page["next"]
+            place: dict[str, str] | None = {}
+            while place is not None:
+                page = (await admin.get("/v1/sessions", params=place)).json()
+                pages.append([session["id"] for session in page["items"]])
+                place = {"after": page["next"]} if page["next"] else None
     assert [id_ for page in pages for id_ in page] == ids
     assert [len(page) for page in pages] == ([100] * (count // 100) + [count % 100] if count % 100 else [count])
 

@@ -1,6 +1,7 @@
 """No route without a key: every route that the application has, against every wrong way to ask for it."""
 
 import re
+from dataclasses import fields
 from typing import Any, Final
 
 import httpx2
@@ -35,11 +36,11 @@ FOR_CLIENTS: Final = {("POST", f"/oauth2/{name}") for name in ("token", "revoke"
 def _app() -> FastAPI:
     """The application. It is never called, so it needs nothing behind it."""
     nothing: Any = None
-    return create_app(Authority(*[nothing] * 5), nothing, nothing, "https://authority.example")
+    return create_app(Authority(*[nothing] * len(fields(Authority))), nothing, nothing, "https://authority.example")
 
 
 def _filled(path: str) -> str:
-    return re.sub(r"\{\w+\}", "ses_" + "0" * 32, path)
+    return re.sub(r"\{\w+\}", "ses_" + "0" * 32, re.sub(r"\{seq(:int)?\}", "1", path))
 
 
 def _all_routes() -> list[tuple[str, str]]:

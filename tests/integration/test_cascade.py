@@ -125,9 +125,9 @@ async def test_nothing_new_comes_of_what_was_ended_and_everything_of_what_was_no
 async def test_an_edge_leaves_the_receivers_other_authority_and_it_can_be_delegated_to_again(family: Family) -> None:
     opening, revoke = family.rooms.service.opening, family.rooms.service.revoking.revoke
     await revoke(Kind.DELEGATION, family.edge["first"].id)
-    assert not (await opening.agent(family.agent["worker"].id)).is_delegated
+    assert not (await family.rooms.service.reading.agent(family.agent["worker"].id)).is_delegated
     again = await opening.delegate(family.agent["planner"].id, family.agent["worker"].id, ["read"], [TOOLS], 60)
-    assert (await opening.agent(family.agent["worker"].id)).is_delegated
+    assert (await family.rooms.service.reading.agent(family.agent["worker"].id)).is_delegated
     family.edge["again"] = again
     verifier = Verifier(family.rooms)
     assert await verifier.passing(new=await family.exchange("planner", edge="again")) == {"new"}
@@ -224,7 +224,7 @@ async def test_a_cutoff_of_a_moment_ends_what_was_opened_in_that_very_millisecon
     rooms.clock.advance(60_000)
     revocation = await rooms.service.revoking.cut_off("subject:alice", before_ms=moment_ms)
     assert revocation.reach.counts == ({} if stands else {Kind.SESSION: 1})
-    (node,) = (await rooms.service.opening.tree(session.id)).nodes
+    (node,) = (await rooms.service.reading.tree(session.id)).nodes
     assert node.stands is stands
     if stands:
         await rooms.service.minting.issue(session.id, [TOOLS], [])

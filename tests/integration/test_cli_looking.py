@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from countermand.authority.model import Filter
+from countermand.log.anchor import Kind
 from tests.integration.commands import typed
 from tests.integration.fleets import resting
 from tests.running import Running
@@ -55,10 +57,8 @@ async def test_a_session_that_was_cut_off_or_lost_its_application_is_not_called_
     await running.client.revoke("application", other)
     by_id = {line.split()[0]: line.split()[2] for line in (await printed(running, "sessions")).splitlines()}
     assert by_id == {cut: "ended", orphan: "ended"}
-    assert [session.stands for session in (await running.authority.service.opening.sessions()).sessions] == [
-        False,
-        False,
-    ]
+    page = await running.authority.service.reading.page(Filter(kind=Kind.SESSION), None, 100)
+    assert [session.stands for session in page.items] == [False, False]
 
 
 async def test_tree_draws_every_node_under_what_it_rests_on(running: Running) -> None:

@@ -92,7 +92,7 @@ async def test_whoever_gives_up_waiting_stops_no_write_and_locks_nobody_out(tmp_
             await asyncio.gather(task, return_exceptions=True)
         async with asyncio.timeout(10):
             last = await rooms.service.revoking.revoke(anchor.Kind.SESSION, ids[-1])
-            sessions = [await rooms.service.opening.session(id_) for id_ in ids]
+            sessions = [await rooms.service.reading.session(id_) for id_ in ids]
         assert last.seq == sum(session.revoked_at_ms is not None for session in sessions)
 
 

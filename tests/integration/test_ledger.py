@@ -70,7 +70,7 @@ async def test_a_commit_that_fails_leaves_no_entry_and_the_session_as_it_was(
         with pytest.raises(DataError, match=REFUSED_AT_COMMIT[database_kind]):
             await rooms.service.revoking.revoke(Kind.SESSION, session.id)
     assert (await rooms.head()).rev.seq == 0
-    assert (await rooms.service.opening.session(session.id)).revoked_at_ms is None
+    assert (await rooms.service.reading.session(session.id)).revoked_at_ms is None
     assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).seq == 1
 
 
@@ -231,7 +231,7 @@ async def test_a_reason_that_the_ledger_may_not_hold_is_refused_before_anything_
     session = await rooms.session()
     with pytest.raises(InvalidValueError):
         await rooms.service.revoking.revoke(Kind.SESSION, session.id, reason)
-    assert (await rooms.service.opening.session(session.id)).revoked_at_ms is None
+    assert (await rooms.service.reading.session(session.id)).revoked_at_ms is None
     assert (await rooms.head()).rev.seq == 0
 
 

@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
 from countermand.authority.database import Database
+from countermand.authority.model import Filter
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.tables import METADATA
 from countermand.errors import DataError, NotActiveError
@@ -101,7 +102,7 @@ async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
         log_id, head = rooms.ledger.log_id, await rooms.head()
     async with rooms_open(tmp_path, clock=HeldClock()) as rooms:
         assert (rooms.ledger.log_id, await rooms.head()) == (log_id, head)
-        assert (await rooms.service.opening.session(session.id)).subject == "alice"
+        assert (await rooms.service.reading.session(session.id)).subject == "alice"
         assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).reason == "kept"
 
 
@@ -115,10 +116,11 @@ async def test_what_stood_before_the_tree_stands_in_it(made: Database, tmp_path:
         for id_, revoked_at_ms in ((live, None), (revoked, 7)):
             await first.execute(session, id=id_, application=application, revoked=revoked_at_ms)
     async with rooms_open(tmp_path) as rooms:
-        opening = rooms.service.opening
-        assert [session.revoked_at_ms for session in (await opening.sessions()).sessions] == [None, 7]
-        assert (await opening.session(live)).subject == "alice"
-        assert {node.id for node in (await opening.tree(application)).nodes} == {application, live, revoked}
+        reading = rooms.service.reading
+        page = await reading.page(Filter(kind=Kind.SESSION), None, 100)
+        assert [session.revoked_at_ms for session in page.items] == [7, None]
+        assert (await reading.session(live)).subject == "alice"
+        assert {node.id for node in (await reading.tree(application)).nodes} == {application, live, revoked}
         await rooms.service.minting.issue(live, ["https://api.example"], [])
         reach = (await rooms.service.revoking.revoke(Kind.APPLICATION, application)).reach
         assert reach.counts == {Kind.APPLICATION: 1, Kind.SESSION: 1}

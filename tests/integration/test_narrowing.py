@@ -203,7 +203,7 @@ async def test_nothing_outlives_what_it_rests_on(family: Family) -> None:
     assert edge.grant_id == family.grant["carol"].id, "the oldest grant that covers it"
     assert edge.expires_at_ms == family.agent["tester"].expires_at_ms
     clock.advance(30_000)
-    assert (await opening.grant(short.id)).expires_at_ms == clock.wall_ms
+    assert (await family.rooms.service.reading.grant(short.id)).expires_at_ms == clock.wall_ms
     clock.advance(HOUR_S * 1000 - 30_400)
     for name in ("alice", "worker"):
         with pytest.raises((NotActiveError, ExpiredTokenError)):
@@ -276,7 +276,7 @@ async def test_what_does_not_exist_is_not_found(family: Family) -> None:
         opening.delegate(planner, nobody[Kind.AGENT], ["read"], [TOOLS], 60),
         opening.delegate(planner, family.agent["worker"].id, ["read"], [TOOLS], 60, parent_id=nobody[Kind.DELEGATION]),
         opening.start_agent(alices, "x", 60, session_id=planner),  # an id of another kind is none
-        opening.tree("anything"),
+        family.rooms.service.reading.tree("anything"),
     ):
         with pytest.raises(NotFoundError):
             await work

@@ -79,7 +79,7 @@ async def test_a_preview_counts_what_the_tree_draws_as_standing(family: Family, 
         kind = kind_of(id_)
         assert kind is not None
         counted[id_] = (await service.revoking.preview(kind, id_)).reach.counts
-        drawn[id_] = Counter(node.kind for node in (await service.opening.tree(id_)).nodes if node.stands)
+        drawn[id_] = Counter(node.kind for node in (await service.reading.tree(id_)).nodes if node.stands)
     assert counted == drawn
 
 

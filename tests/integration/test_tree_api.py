@@ -76,9 +76,9 @@ def _life(made: Json) -> timedelta:
 async def test_an_application_reads_back_as_it_was_made_until_it_is_revoked(admin: Admin) -> None:
     made = await admin.make("applications", name="notes")
     path = f"applications/{made['id']}"
-    assert await admin.read(path) == made
+    assert await admin.shown(path) == made
     entry = await admin.revoke("application", made["id"])
-    assert await admin.read(path) == made | {"revoked_at": entry["revoked_at"]}
+    assert await admin.shown(path) == made | {"revoked_at": entry["revoked_at"], "stands": False}
 
 
 async def test_a_key_is_given_once_and_no_cache_may_keep_it(shared: Running, admin: Admin) -> None:
@@ -121,7 +121,7 @@ async def test_a_derived_session_has_the_subject_of_its_parent_and_does_not_outl
     derived = await admin.make("sessions", application_id=application, parent_id=parent, lifetime_s=3600)
     assert (derived["subject"], derived["subject_type"], derived["parent_id"]) == ("nightly", "application", parent)
     assert derived["expires_at"] == (await admin.read(f"sessions/{parent}"))["expires_at"]
-    assert await admin.read(f"sessions/{derived['id']}") == derived
+    assert await admin.shown(f"sessions/{derived['id']}") == derived
 
 
 async def test_an_agent_lives_an_hour_unless_told_otherwise_and_reads_back_the_same(admin: Admin) -> None:
@@ -139,9 +139,11 @@ async def test_an_agent_lives_an_hour_unless_told_otherwise_and_reads_back_the_s
         "created_at": agent["created_at"],
         "expires_at": agent["expires_at"],
         "revoked_at": None,
+        "stands": True,
+        "labels": [],
     }
     assert _life(agent) == timedelta(hours=1)
-    assert await admin.read(f"agents/{agent['id']}") == agent
+    assert await admin.shown(f"agents/{agent['id']}") == agent
     child = await admin.make("agents", application_id=application, name="b", parent_id=agent["id"], lifetime_s=60)
     assert (child["session_id"], child["parent_id"], _life(child)) == (session, agent["id"], timedelta(minutes=1))
 
@@ -168,16 +170,18 @@ async def test_a_grant_lives_a_year_unless_told_otherwise_and_reads_back_the_sam
         "expires_at": grant["expires_at"],
         "closed_at": None,
         "revoked_at": None,
+        "stands": True,
+        "labels": [],
     }
     assert _life(grant) == timedelta(days=365)
-    assert await admin.read(f"grants/{grant['id']}") == grant
+    assert await admin.shown(f"grants/{grant['id']}") == grant
 
 
 async def test_a_closed_grant_is_good_for_nothing_new_and_ends_nothing(admin: Admin, tree: Tree) -> None:
     before = await admin.seq()
     responses = [await admin.post(f"grants/{tree.grant}/close") for _ in range(2)]
     assert [response.status_code for response in responses] == [200, 200]
-    assert responses[0].json() == responses[1].json() == await admin.read(f"grants/{tree.grant}")
+    assert responses[0].json() == responses[1].json() == await admin.shown(f"grants/{tree.grant}")
     assert responses[0].json()["closed_at"] is not None
     assert responses[0].json()["revoked_at"] is None
     assert await admin.seq() == before, "it is no revocation"
@@ -203,10 +207,12 @@ async def test_a_delegation_reads_back_as_it_was_made(admin: Admin, tree: Tree) 
         "created_at": edge["created_at"],
         "expires_at": edge["expires_at"],
         "revoked_at": None,
+        "stands": True,
+        "labels": [],
     }
     source = await admin.read(f"agents/{tree.first}")
     assert edge["expires_at"] == source["expires_at"], "it does not outlive its source"
-    assert await admin.read(f"delegations/{edge['id']}") == edge
+    assert await admin.shown(f"delegations/{edge['id']}") == edge
     below = await admin.read(f"delegations/{tree.next_edge}")
     assert (below["parent_id"], below["depth"], below["grant_id"]) == (tree.edge, 0, tree.grant)
 

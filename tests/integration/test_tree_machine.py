@@ -296,7 +296,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule()
     def every_node_stands_as_it_should(self) -> None:
         for root in self.tree.of("application"):
-            tree = self.run(self.rooms.service.opening.tree(root.id))
+            tree = self.run(self.rooms.service.reading.tree(root.id))
             assert {node.id for node in tree.nodes} == self.tree.all_below_it(root.id)
             assert {node.id: node.stands for node in tree.nodes} == {
                 node.id: self.tree.stands(node.id) for node in tree.nodes

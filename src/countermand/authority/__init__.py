@@ -9,6 +9,8 @@ lineage      what rests on what: every anchor, locked and checked with all its a
 exchange     who may act by what: from a mandate to the one that it is exchanged for
 own_session  the session on which an application acts for itself
 cascade      what a revocation reaches
+listing      lists of anchors and entries: along one index, a page at a time
+once         requests that come twice, and are done once
 checks       what callers give, checked before a transaction begins
 views        rows as their callers see them
 keys         signing keys: files that only we can read, registered in the database
@@ -18,9 +20,12 @@ relay        the ledger brought to a way that may lose it
 access       who calls: keys for the API, and their roles
 
 opening      use cases: applications, sessions, agents, grants and delegations
+reading      use cases: one of each, lists, the tree, the ledger
 minting      use cases: mandates, on a session, for an application itself, or in exchange
 revoking     use cases: revocations and cutoffs, and what they would end
+sweeping     use cases: revocations by filter
 presenting   use cases: mandates that are shown, to be ended by their holder or looked at
+cleaning     what has ended long ago, taken away
 descendants  who is still to be told that they were revoked
 service      all of these put together
 """

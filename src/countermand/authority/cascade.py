@@ -5,6 +5,7 @@ that checks four anchors and no path has to be told besides, a job tells it late
 Source: docs/protocol.md, "Path".
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -53,11 +54,19 @@ async def reach_of(connection: AsyncConnection, number: int, now_ms: int, most: 
     return await _count(connection, looked_at, looked_at, now_ms, most)
 
 
+async def reach_of_many(connection: AsyncConnection, numbers: Sequence[int], now_ms: int, most: int) -> Reach:
+    """Count what stands now and rests on any of the anchors with these numbers, they included; `most` at the most."""
+    lineage = tables.lineage.c
+    below = select(lineage.descendant.label("number")).where(lineage.ancestor.in_(numbers))
+    looked_at = _step("looked_at", below.limit(LOOKED_AT * most + 1))
+    return await _count(connection, looked_at, _step("below", select(looked_at.c.number).distinct()), now_ms, most)
+
+
 async def reach_of_cutoff(
     connection: AsyncConnection, target: str, before_ms: int | None, now_ms: int, most: int
 ) -> Reach:
     """Count what stands now and would be ended by a cutoff for `target`: all that was opened, or was by `before_ms`."""
-    hit: list[ColumnElement[bool]] = [_ANCHORS.kind.in_(CUTTABLE)]
+    hit = [_is_cuttable(_ANCHORS)]
     kind, _, id_ = target.partition(":")
     if kind == Kind.SUBJECT.text:
         hit.append(_ANCHORS.subject == id_)
@@ -74,27 +83,38 @@ async def reach_of_cutoff(
     return await _count(connection, looked_at, _step("below", below), now_ms, most)
 
 
-async def begin_cascade(connection: AsyncConnection, row: Row) -> None:
+async def begin_cascades(connection: AsyncConnection, numbers: Sequence[int]) -> None:
     """Note that the descendants of what is being revoked are still to be told. They are all there: no more can come."""
-    lineage, cascades = tables.lineage.c, tables.cascades.c
-    below = exists().where(lineage.ancestor == row.number, lineage.descendant != row.number)
-    job = select(literal(row.number), literal(row.number)).where(below)
-    await connection.execute(insert(tables.cascades).from_select([cascades.number, cascades.told], job))
+    lineage, cascades, number = tables.lineage.c, tables.cascades.c, _ANCHORS.number
+    below = exists().where(lineage.ancestor == number, lineage.descendant != number)
+    jobs = select(number, number.label("told")).where(number.in_(numbers), below)
+    await connection.execute(insert(tables.cascades).from_select([cascades.number, cascades.told], jobs))
 
 
 async def tree_of(connection: AsyncConnection, row: Row, now_ms: int) -> Tree:
     """Return what rests on `row`, ancestors first; 2,000 nodes at most."""
     lineage = tables.lineage.c
-    below = select(lineage.descendant).where(lineage.ancestor == row.number)
+    nodes = await _nodes(connection, select(lineage.descendant).where(lineage.ancestor == row.number), now_ms)
+    return Tree(nodes[:DRAWN], is_whole=len(nodes) <= DRAWN)
+
+
+async def ancestors_of(connection: AsyncConnection, row: Row, now_ms: int) -> tuple[TreeNode, ...]:
+    """Return all that `row` rests on, root first."""
+    lineage = tables.lineage.c
+    above = select(lineage.ancestor).where(lineage.descendant == row.number, lineage.ancestor != row.number)
+    return tuple(await _nodes(connection, above, now_ms))
+
+
+async def _nodes(connection: AsyncConnection, numbers: Select[tuple[int]], now_ms: int) -> list[TreeNode]:
+    """Return the anchors with these numbers, ancestors first, each under the nearest of them; 2,001 at most."""
     query = (
         select(tables.anchors, stands(now_ms).label("stands"))
-        .where(_ANCHORS.number.in_(below))
+        .where(_ANCHORS.number.in_(numbers))
         .order_by(_ANCHORS.number)
         .limit(DRAWN + 1)
     )
-    found = (await connection.execute(query)).all()
     nodes: dict[str, TreeNode] = {}
-    for *columns, is_standing in found[:DRAWN]:
+    for *columns, is_standing in await connection.execute(query):
         node = Row.of(columns)
         above = next((id_ for id_ in _above(node) if id_ in nodes), None)
         nodes[node.id] = TreeNode(
@@ -107,7 +127,7 @@ async def tree_of(connection: AsyncConnection, row: Row, now_ms: int) -> Tree:
             revoked_at_ms=node.revoked_at_ms,
             stands=bool(is_standing),
         )
-    return Tree(list(nodes.values()), is_whole=len(found) <= DRAWN)
+    return list(nodes.values())
 
 
 def _above(node: Row) -> tuple[str | None, ...]:
@@ -148,7 +168,7 @@ def _ended_among(above: CTE, now_ms: int) -> Select[tuple[int]]:
     subject = func.coalesce(_ANCHORS.subject, "")
     members = above.join(tables.anchors, _ANCHORS.number == above.c.ancestor)
     owners = select(subject.label("subject"), _ANCHORS.application_id).select_from(members)
-    owner = _step("owner", owners.where(_ANCHORS.kind.in_(CUTTABLE)).distinct()).c
+    owner = _step("owner", owners.where(_is_cuttable(_ANCHORS)).distinct()).c
     cutoffs = _cutoffs(owner)
     since = cutoffs.with_only_columns(func.max(_ENTRIES.seq)).where(_ENTRIES.issued_before_ms.is_(None))
     before = cutoffs.with_only_columns(func.max(_ENTRIES.issued_before_ms))
@@ -164,7 +184,7 @@ def _ended_among(above: CTE, now_ms: int) -> Select[tuple[int]]:
     with_bounds = members.outerjoin(
         bounds, and_(bounds.c.subject == subject, bounds.c.application_id == _ANCHORS.application_id)
     )
-    ended = or_(_ANCHORS.revoked_at_ms.is_not(None), and_(_ANCHORS.kind.in_(CUTTABLE), cut))
+    ended = or_(_ANCHORS.revoked_at_ms.is_not(None), and_(_is_cuttable(_ANCHORS), cut))
     return select(_ANCHORS.number).select_from(with_bounds).where(ended)
 
 
@@ -202,7 +222,12 @@ def _is_cut(anchor: ReadOnlyColumnCollection[str, Column[Any]], now_ms: int) -> 
             and_(_ENTRIES.issued_before_ms.is_not(None), anchor.created_at_ms > now_ms + CLOCK_TOLERANCE_MS),
         )
     )
-    return and_(anchor.kind.in_(CUTTABLE), or_(exists(since), exists(dated)))
+    return and_(_is_cuttable(anchor), or_(exists(since), exists(dated)))
+
+
+def _is_cuttable(anchor: ReadOnlyColumnCollection[str, Column[Any]]) -> ColumnElement[bool]:
+    """The sum keeps the database from looking along the index by kind, which is most of the table."""
+    return (anchor.kind + 0).in_(CUTTABLE)
 
 
 def _cutoffs(owner: ReadOnlyColumnCollection[str, Any]) -> Select[Any]:

@@ -1,8 +1,10 @@
 """What callers give, checked before a transaction begins. Raises InvalidValueError, with one sentence."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Final
 
+from countermand.authority.model import Filter
 from countermand.errors import InvalidValueError, LogError, MalformedError
 from countermand.log.anchor import EVERYONE, Anchor, Kind, check_cutoff_target, check_text, kind_of
 
@@ -12,8 +14,19 @@ LONGEST_S: Final = 366 * 86_400
 """How long a session, an agent, a grant or a delegation may live."""
 MAX_SCOPES: Final = 64
 MAX_AUDIENCES: Final = 16
+MAX_LABELS: Final = 16
+MAX_LABEL_CHARS: Final = 64
 MAX_DEPTH: Final = 32
 """How many edges may follow one another; a path has no room for more, with the agents between them."""
+
+_FILTERS_OF_ALL: Final = {"kind", "label", "opened_before_ms", "stands"}
+_FILTERS: Final[dict[Kind, set[str]]] = {
+    Kind.APPLICATION: set(),
+    Kind.SESSION: {"application_id", "subject", "parent_id"},
+    Kind.AGENT: {"application_id", "session_id", "parent_id", "delegation_id"},
+    Kind.GRANT: {"application_id", "subject"},
+    Kind.DELEGATION: {"application_id", "parent_id", "source_id", "target_id", "grant_id"},
+}
 
 FOREIGN_KINDS: Final = frozenset({Kind.TOKEN, Kind.SUBJECT, Kind.APPLICATION, Kind.KEY})
 """What a token of another issuer names under that issuer's name."""
@@ -48,6 +61,33 @@ def check_authority(audience: Sequence[str], scopes: Sequence[str]) -> None:
             check_name(f"a value of {what}", value)
     if not audience or any(not 0x21 <= ord(char) <= 0x7E or char in '"\\' for scope in scopes for char in scope):
         raise InvalidValueError("a mandate has an audience, and scopes of printable ASCII without spaces")
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse what cannot be labels."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidValueError(f"there are at most {MAX_LABELS} labels")
+    for label in labels:
+        _checked("a label", label)
+        if not 1 <= len(label) <= MAX_LABEL_CHARS:
+            raise InvalidValueError(f"a label has 1 to {MAX_LABEL_CHARS} characters")
+
+
+def check_words(*words: str | None) -> None:
+    """Refuse to look for what no text could be."""
+    for word in words:
+        _checked("what is looked for", word or "")
+
+
+def check_filter(which: Filter) -> None:
+    """Refuse to ask for what this kind does not have, and what no text could be."""
+    for name, value in asdict(which).items():
+        if value is None or name in _FILTERS_OF_ALL:
+            continue
+        if name not in _FILTERS[which.kind]:
+            raise InvalidValueError(f"a {which.kind.text} has no {name}")
+        check_words(value)
+    check_words(which.label)
 
 
 def check_depth(depth: int) -> None:

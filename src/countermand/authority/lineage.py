@@ -55,6 +55,7 @@ class Row:
     expires_at_ms: int | None = None
     closed_at_ms: int | None = None
     revoked_at_ms: int | None = None
+    labels: list[str] | None = None
 
     @classmethod
     def of(cls, columns: Sequence[Any]) -> "Row":
@@ -188,3 +189,6 @@ async def add(connection: AsyncConnection, row: Row, ancestors: Sequence[Row] = 
     number = inserted.inserted_primary_key[0]  # type: ignore[index]  # an insert of one row has one
     pairs = [{"ancestor": ancestor, "descendant": number} for ancestor in [*(one.number for one in ancestors), number]]
     await connection.execute(insert(tables.lineage), pairs)
+    if row.labels:
+        labels = [{"label": label, "kind": row.kind, "number": number} for label in row.labels]
+        await connection.execute(insert(tables.labels), labels)

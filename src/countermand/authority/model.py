@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from countermand.log.anchor import Kind
+
+_T = TypeVar("_T")
 
 
 class Role(StrEnum):
@@ -23,99 +26,8 @@ class SubjectType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Application:
-    """A client to which mandates are issued; `client_id` in a mandate."""
-
-    id: str
-    name: str
-    created_at_ms: int
-    revoked_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A subject session: the original authenticated context of a user or a service, or one derived from it.
-
-    `stands` is false once it has expired, or it or what it rests on is revoked or cut off.
-    """
-
-    id: str
-    subject: str
-    subject_type: SubjectType
-    application_id: str
-    parent_id: str | None
-    created_at_ms: int
-    expires_at_ms: int
-    revoked_at_ms: int | None
-    stands: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """An agent session: an application at work on a subject session, or started by another agent of it.
-
-    `delegation_id` is the edge under which it was started, and ends with it. It is delegated while it holds an inbound
-    edge that stands; an edge that it holds ends nothing else of its authority.
-    """
-
-    id: str
-    name: str
-    application_id: str
-    session_id: str
-    parent_id: str | None
-    delegation_id: str | None
-    is_delegated: bool
-    created_at_ms: int
-    expires_at_ms: int
-    revoked_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A subject's leave for an application: which scopes, at which audience. Closed, it is good for nothing new."""
-
-    id: str
-    subject: str
-    application_id: str
-    scopes: tuple[str, ...]
-    audience: tuple[str, ...]
-    created_at_ms: int
-    expires_at_ms: int
-    closed_at_ms: int | None = None
-    revoked_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """An edge: agent `source_id` hands agent `target_id` a part of what it has, by `parent_id` or else by its grant.
-
-    `depth` is how many more edges may follow below this one.
-    """
-
-    id: str
-    source_id: str
-    target_id: str
-    parent_id: str | None
-    grant_id: str
-    scopes: tuple[str, ...]
-    audience: tuple[str, ...]
-    depth: int
-    created_at_ms: int
-    expires_at_ms: int
-    revoked_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPage:
-    """Some sessions, and after which id the next page begins; None on the last."""
-
-    sessions: list[Session]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class TreeNode:
-    """One anchor of a tree: `parent_id` is what it hangs from, `target_id` a delegation's; `stands`: see Session."""
+    """One anchor of a tree: `parent_id` is what it hangs from, `target_id` a delegation's; `stands`: see Anchored."""
 
     id: str
     kind: Kind
@@ -125,6 +37,115 @@ class TreeNode:
     expires_at_ms: int | None
     revoked_at_ms: int | None
     stands: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """What all that is opened has. Labels are the caller's own words, to find it by.
+
+    `stands` is false once it has expired, or it or what it rests on is revoked or cut off. `lineage` is what it rests
+    on, root first; empty but where one is read by itself.
+    """
+
+    id: str
+    created_at_ms: int
+    revoked_at_ms: int | None
+    stands: bool
+    labels: tuple[str, ...]
+    lineage: tuple[TreeNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application(Anchored):
+    """A client to which mandates are issued; `client_id` in a mandate."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Anchored):
+    """A subject session: the original authenticated context of a user or a service, or one derived from it."""
+
+    subject: str
+    subject_type: SubjectType
+    application_id: str
+    parent_id: str | None
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent(Anchored):
+    """An agent session: an application at work on a subject session, or started by another agent of it.
+
+    `delegation_id` is the edge under which it was started, and ends with it. It is delegated while it holds an inbound
+    edge that stands; an edge that it holds ends nothing else of its authority.
+    """
+
+    name: str
+    application_id: str
+    session_id: str
+    parent_id: str | None
+    delegation_id: str | None
+    is_delegated: bool
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Anchored):
+    """A subject's leave for an application: which scopes, at which audience. Closed, it is good for nothing new."""
+
+    subject: str
+    application_id: str
+    scopes: tuple[str, ...]
+    audience: tuple[str, ...]
+    expires_at_ms: int
+    closed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation(Anchored):
+    """An edge: agent `source_id` hands agent `target_id` a part of what it has, by `parent_id` or else by its grant.
+
+    `depth` is how many more edges may follow below this one.
+    """
+
+    source_id: str
+    target_id: str
+    parent_id: str | None
+    grant_id: str
+    scopes: tuple[str, ...]
+    audience: tuple[str, ...]
+    depth: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which anchors of one kind: those that have all of what is given. `opened_before_ms`: at that time or earlier."""
+
+    kind: Kind
+    label: str | None = None
+    application_id: str | None = None
+    subject: str | None = None
+    parent_id: str | None = None
+    session_id: str | None = None
+    delegation_id: str | None = None
+    source_id: str | None = None
+    target_id: str | None = None
+    grant_id: str | None = None
+    opened_before_ms: int | None = None
+    stands: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_T]):
+    """Some of a list, newest first, and the place from which it goes on; None on the last page.
+
+    A page that is not the last may hold fewer than were asked for, or none: what is looked at for it is bounded.
+    """
+
+    items: list[_T]
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +192,30 @@ class Revocation:
     at_ms: int
     is_new: bool
     reach: Reach = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one step of a revocation by filter has ended: `count` entries of the ledger, from `first_seq` to `last_seq`.
+
+    `next` is the place from which to go on; None where all that matched has ended.
+    """
+
+    count: int
+    first_seq: int | None
+    last_seq: int | None
+    reach: Reach
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPreview:
+    """What such a step would end, seen when the ledger ended at `seq`."""
+
+    seq: int
+    count: int
+    reach: Reach
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

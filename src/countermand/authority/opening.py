@@ -1,4 +1,4 @@
-"""What may act: applications, subject sessions, agents, grants and delegations, opened and read.
+"""What may act: applications, subject sessions, agents, grants and delegations, opened.
 
 Each is opened in one transaction that locks all that it rests on and looks whether it stands. Nothing outlives what it
 rests on, and a delegation hands on no more than there is: scopes, audience, depth and life only narrow.
@@ -6,40 +6,26 @@ rests on, and a delegation hands on no more than there is: scopes, audience, dep
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority import tables
-from countermand.authority.cascade import stands, tree_of
-from countermand.authority.checks import check_authority, check_depth, check_life, check_name
+from countermand.authority.checks import check_authority, check_depth, check_labels, check_life, check_name
 from countermand.authority.database import Database
 from countermand.authority.exchange import covering, own_edge
 from countermand.authority.ledger import Ledger
-from countermand.authority.lineage import WORDS, Lineage, Row, add, check_kind, find_grants, load, read_row
-from countermand.authority.model import (
-    Agent,
-    Application,
-    Delegation,
-    Grant,
-    Session,
-    SessionPage,
-    SubjectType,
-    Tree,
-)
-from countermand.authority.views import agent_of, application_of, delegation_of, grant_of, is_delegated, session_of
-from countermand.errors import ExceededError, InvalidValueError, NotFoundError
-from countermand.log.anchor import PREFIXES, Kind, kind_of, own_id
+from countermand.authority.lineage import Lineage, Row, add, check_kind, find_grants, load
+from countermand.authority.model import Agent, Application, Delegation, Grant, Session, SubjectType
+from countermand.authority.views import Seen, agent_of, application_of, delegation_of, grant_of, session_of
+from countermand.errors import ExceededError, InvalidValueError
+from countermand.log.anchor import Kind, own_id
 from countermand.log.freshness import Instant
-
-PAGE: Final = 100
 
 _T = TypeVar("_T")
 
 
 class Opening:
-    """Opens and reads anchors. `clock` and `random` are the only sources of time and ids.
+    """Opens anchors. `clock` and `random` are the only sources of time and ids.
 
     Whatever opens something raises NotFoundError for an ancestor that does not exist, NotActiveError for one that has
     ended, InvalidValueError for a value out of range, and ExceededError where authority would grow.
@@ -53,13 +39,13 @@ class Opening:
         self._clock = clock
         self._random = random
 
-    async def create_application(self, name: str) -> Application:
+    async def create_application(self, name: str, labels: Sequence[str] = ()) -> Application:
         """Register an application."""
         check_name("the name", name)
-        row = self._new(Kind.APPLICATION, None, name=name)
+        row = self._new(Kind.APPLICATION, None, labels, name=name)
 
         async def work(connection: AsyncConnection, row: Row) -> Application:
-            return application_of(await self._add(connection, row, Lineage(())))
+            return application_of(Seen(await self._add(connection, row, Lineage(()))))
 
         return await self._open(row, work)
 
@@ -70,6 +56,7 @@ class Opening:
         subject_type: SubjectType,
         lifetime_s: int,
         parent_id: str | None = None,
+        labels: Sequence[str] = (),
     ) -> Session:
         """Open a subject session with an application; with a parent, one that is derived from it, of its subject."""
         check_life(lifetime_s)
@@ -79,14 +66,14 @@ class Opening:
             check_name("the subject", subject)
         ids = [check_kind(application_id, Kind.APPLICATION)]
         ids += [check_kind(parent_id, Kind.SESSION)] if parent_id is not None else []
-        row = self._new(Kind.SESSION, lifetime_s, application_id=application_id, parent_id=parent_id)
+        row = self._new(Kind.SESSION, lifetime_s, labels, application_id=application_id, parent_id=parent_id)
 
         async def work(connection: AsyncConnection, row: Row) -> Session:
             above = await self._standing(connection, ids, row.created_at_ms)
             parent = above[parent_id] if parent_id is not None else None
             who = (parent.subject, parent.subject_type) if parent else (subject, subject_type.value)
             opened = await self._add(connection, replace(row, subject=who[0], subject_type=who[1]), above)
-            return session_of(opened, stands=True)
+            return session_of(Seen(opened))
 
         return await self._open(row, work)
 
@@ -99,6 +86,7 @@ class Opening:
         session_id: str | None = None,
         parent_id: str | None = None,
         delegation_id: str | None = None,
+        labels: Sequence[str] = (),
     ) -> Agent:
         """Start an agent of an application, on a session or by another agent: under a delegation that it holds."""
         check_name("the name", name)
@@ -111,6 +99,7 @@ class Opening:
         row = self._new(
             Kind.AGENT,
             lifetime_s,
+            labels,
             application_id=application_id,
             parent_id=parent_id,
             session_id=session_id,
@@ -123,12 +112,19 @@ class Opening:
             if delegation_id is not None and above[delegation_id].target_id != parent_id:
                 raise ExceededError("the agent does not hold the delegation under which it would start another")
             started_on = session_id or above[parent_id].session_id
-            return agent_of(await self._add(connection, replace(row, session_id=started_on), above), is_delegated=False)
+            return agent_of(Seen(await self._add(connection, replace(row, session_id=started_on), above)))
 
         return await self._open(row, work)
 
     async def create_grant(
-        self, application_id: str, subject: str, scopes: Sequence[str], audience: Sequence[str], lifetime_s: int
+        self,
+        application_id: str,
+        subject: str,
+        scopes: Sequence[str],
+        audience: Sequence[str],
+        lifetime_s: int,
+        *,
+        labels: Sequence[str] = (),
     ) -> Grant:
         """Give an application a subject's leave for these scopes at this audience."""
         check_name("the subject", subject)
@@ -137,6 +133,7 @@ class Opening:
         row = self._new(
             Kind.GRANT,
             lifetime_s,
+            labels,
             application_id=check_kind(application_id, Kind.APPLICATION),
             subject=subject,
             scopes=sorted(set(scopes)),
@@ -145,7 +142,7 @@ class Opening:
 
         async def work(connection: AsyncConnection, row: Row) -> Grant:
             above = await self._standing(connection, [application_id], row.created_at_ms)
-            return grant_of(await self._add(connection, row, above))
+            return grant_of(Seen(await self._add(connection, row, above)))
 
         return await self._open(row, work)
 
@@ -159,6 +156,7 @@ class Opening:
         *,
         depth: int = 0,
         parent_id: str | None = None,
+        labels: Sequence[str] = (),
     ) -> Delegation:
         """Hand an agent a part of what another has: by the delegation `parent_id`, else by a grant that covers it.
 
@@ -172,6 +170,7 @@ class Opening:
         row = self._new(
             Kind.DELEGATION,
             lifetime_s,
+            labels,
             parent_id=parent_id if parent_id is None else check_kind(parent_id, Kind.DELEGATION),
             source_id=source_id,
             target_id=target_id,
@@ -186,7 +185,7 @@ class Opening:
             above = await self._standing(connection, ids, row.created_at_ms)
             grant = await self._allow(connection, above, row)
             made = replace(row, application_id=above[source_id].application_id, grant_id=grant.id)
-            return delegation_of(await self._add(connection, made, above | Lineage([grant])))
+            return delegation_of(Seen(await self._add(connection, made, above | Lineage([grant]))))
 
         return await self._open(row, work)
 
@@ -203,60 +202,18 @@ class Opening:
             raise ExceededError("the parent delegation allows fewer to follow")
         return above[parent.grant_id]
 
-    async def application(self, id_: str) -> Application:
-        """Return an application. Raises: NotFoundError."""
-        async with self._database.read() as connection:
-            return application_of(await read_row(connection, id_, Kind.APPLICATION))
-
-    async def session(self, id_: str) -> Session:
-        """Return a session. Raises: NotFoundError."""
-        query = self._sessions().where(tables.anchors.c.id == check_kind(id_, Kind.SESSION))
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
-        if row is None:
-            raise NotFoundError(f"there is no such {WORDS[Kind.SESSION]}")
-        return _session(row)
-
-    async def agent(self, id_: str) -> Agent:
-        """Return an agent. Raises: NotFoundError."""
-        async with self._database.read() as connection:
-            row = await read_row(connection, id_, Kind.AGENT)
-            return agent_of(row, is_delegated=await is_delegated(connection, id_, self._clock().wall_ms))
-
-    async def grant(self, id_: str) -> Grant:
-        """Return a grant. Raises: NotFoundError."""
-        async with self._database.read() as connection:
-            return grant_of(await read_row(connection, id_, Kind.GRANT))
-
-    async def delegation(self, id_: str) -> Delegation:
-        """Return a delegation. Raises: NotFoundError."""
-        async with self._database.read() as connection:
-            return delegation_of(await read_row(connection, id_, Kind.DELEGATION))
-
-    async def sessions(self, after: str = "") -> SessionPage:
-        """Return up to 100 sessions in the order of their ids, those after `after`."""
-        id_ = tables.anchors.c.id
-        query = self._sessions().where(id_ > max(after, PREFIXES[Kind.SESSION])).order_by(id_).limit(PAGE + 1)
-        async with self._database.read() as connection:
-            found = [_session(row) for row in await connection.execute(query)]
-        return SessionPage(found[:PAGE], found[PAGE - 1].id if len(found) > PAGE else None)
-
-    async def tree(self, id_: str) -> Tree:
-        """Return an anchor and what rests on it. Raises: NotFoundError."""
-        kind = kind_of(id_)
-        if kind not in WORDS:
-            raise NotFoundError("there is nothing of this id")
-        async with self._database.read() as connection:
-            return await tree_of(connection, await read_row(connection, id_, kind), self._clock().wall_ms)
-
-    def _sessions(self) -> Select[Any]:
-        return select(tables.anchors, stands(self._clock().wall_ms)).where(tables.anchors.c.kind == Kind.SESSION)
-
-    def _new(self, kind: Kind, lifetime_s: int | None, **columns: Any) -> Row:
+    def _new(self, kind: Kind, lifetime_s: int | None, labels: Sequence[str], **columns: Any) -> Row:
+        check_labels(labels)
         now_ms = self._clock().wall_ms
-        expires_at_ms = None if lifetime_s is None else now_ms + lifetime_s * 1000
-        id_ = own_id(kind, self._random(16))
-        return Row(id=id_, kind=kind, created_at_ms=now_ms, opened_seq=0, expires_at_ms=expires_at_ms, **columns)
+        return Row(
+            id=own_id(kind, self._random(16)),
+            kind=kind,
+            created_at_ms=now_ms,
+            opened_seq=0,
+            expires_at_ms=None if lifetime_s is None else now_ms + lifetime_s * 1000,
+            labels=sorted(set(labels)) or None,
+            **columns,
+        )
 
     async def _standing(self, connection: AsyncConnection, ids: Sequence[str], now_ms: int) -> Lineage:
         above = await load(connection, ids)
@@ -279,9 +236,3 @@ class Opening:
         row = replace(row, expires_at_ms=min(ends_ms, default=None))
         await add(connection, row, above.rows)
         return row
-
-
-def _session(row: Sequence[Any]) -> Session:
-    """Return a session of its row, whose last column says whether it stands."""
-    *columns, is_standing = row
-    return session_of(Row.of(columns), stands=bool(is_standing))

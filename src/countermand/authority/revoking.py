@@ -11,14 +11,14 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascade, reach_of, reach_of_cutoff
+from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Draft, Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Reach, Revocation
-from countermand.authority.views import grant_of
+from countermand.authority.views import grant_of, see
 from countermand.errors import DataError, InvalidValueError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
 from countermand.log.entry import Entry
@@ -62,7 +62,7 @@ class Revoking:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await self._counted(connection, reach_of(connection, row.number, now_ms, ANSWERED))
             await _mark(connection, row, "revoked_at_ms", now_ms)
-            await begin_cascade(connection, row)
+            await begin_cascades(connection, [row.number])
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
             return _change(Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason), reach)
 
@@ -92,8 +92,8 @@ class Revoking:
             row = await read_row(connection, id_, Kind.GRANT, lock=True)
             if row.closed_at_ms is None:
                 await _mark(connection, row, "closed_at_ms", self._clock().wall_ms)
-                row = await read_row(connection, id_, Kind.GRANT)
-            return grant_of(row)
+            [seen] = await see(connection, [row.number], self._clock().wall_ms)
+            return grant_of(seen)
 
         return await self._database.write(work)
 

@@ -11,7 +11,9 @@ from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Minting, Policy
 from countermand.authority.opening import Opening
 from countermand.authority.presenting import Presenting
+from countermand.authority.reading import Reading
 from countermand.authority.revoking import Revoking
+from countermand.authority.sweeping import Sweeping
 from countermand.log.freshness import Instant
 
 
@@ -20,8 +22,10 @@ class Authority:
     """What may act, what proves it, and what ends it; who is still to be told of it, and who asks."""
 
     opening: Opening
+    reading: Reading
     minting: Minting
     revoking: Revoking
+    sweeping: Sweeping
     descendants: Descendants
     presenting: Presenting
 
@@ -45,8 +49,10 @@ class Authority:
         revoking = Revoking(database, ledger, heartbeat, policy.issuer, clock)
         return cls(
             Opening(database, ledger, clock, random),
+            Reading(database, ledger, clock),
             minting,
             revoking,
+            Sweeping(database, ledger, heartbeat, clock),
             Descendants(database, clock),
             Presenting(database, ledger, minting, revoking, clock),
         )

@@ -94,6 +94,8 @@ entries = Table(
     Column("data", LargeBinary, nullable=False),
     Column("issued_before_ms", BigInteger),
     Index("ix_entries_anchor", "id", "kind", "issuer", "issued_before_ms", "seq"),
+    Index("ix_entries_kind", "kind", "seq"),
+    Index("ix_entries_id", "id", "seq"),
 )
 
 # Everything of our own making that a path may name, in one table: it is locked, checked, revoked and counted alike.
@@ -114,7 +116,7 @@ anchors = Table(
     Column("session_id", String(36), ForeignKey("anchors.id")),
     Column("delegation_id", String(36), ForeignKey("anchors.id")),
     Column("source_id", String(36), ForeignKey("anchors.id")),
-    Column("target_id", String(36), ForeignKey("anchors.id"), index=True),
+    Column("target_id", String(36), ForeignKey("anchors.id")),
     Column("grant_id", String(36), ForeignKey("anchors.id")),
     Column("name", Text),
     Column("subject", Text),
@@ -127,7 +129,26 @@ anchors = Table(
     Column("expires_at_ms", BigInteger),
     Column("closed_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
+    Column("labels", JSON(none_as_null=True)),
     Index("ix_anchors_subject", "subject", "application_id", "kind"),
+    # every list has an index that gives its order, newest first
+    Index("ix_anchors_kind", "kind", "number"),
+    Index("ix_anchors_application_kind", "application_id", "kind", "number"),
+    Index("ix_anchors_subject_kind", "subject", "kind", "number"),
+    *(
+        Index(f"ix_anchors_{name}", name, "number")
+        for name in ("parent_id", "session_id", "delegation_id", "source_id", "target_id", "grant_id")
+    ),
+    Index("ix_anchors_expires_at_ms", "expires_at_ms", "number"),
+)
+# The labels of `anchors`, to find them by.
+labels = Table(
+    "labels",
+    METADATA,
+    Column("label", String(64), primary_key=True),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, ForeignKey("anchors.number"), primary_key=True, autoincrement=False, index=True),
+    sqlite_with_rowid=False,
 )
 # Who rests on whom, through every step between: itself, too. By numbers; a path's length bounds the rows of one anchor.
 lineage = Table(
@@ -165,4 +186,16 @@ signing_keys = Table(
     Column("purpose", String(16), nullable=False),
     Column("algorithm", String(16), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+)
+# Requests that carried an Idempotency-Key and changed something; `body` is the answer, where it may be kept.
+requests = Table(
+    "requests",
+    METADATA,
+    Column("id", LargeBinary, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("attempt", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False, index=True),
+    Column("status", SmallInteger),
+    Column("media_type", Text),
+    Column("body", LargeBinary),
 )

@@ -1,68 +1,107 @@
 """Rows as their callers see them."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import cascade, tables
 from countermand.authority.lineage import Row
-from countermand.authority.model import Agent, Application, Delegation, Grant, Session, SubjectType
+from countermand.authority.model import (
+    Agent,
+    Anchored,
+    Application,
+    Delegation,
+    Grant,
+    Session,
+    SubjectType,
+    TreeNode,
+)
+from countermand.log.anchor import Kind
 
 
-def application_of(row: Row) -> Application:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A row, and what only other rows say of it. As it is here by default, it has just been opened."""
+
+    row: Row
+    stands: bool = True
+    is_delegated: bool = False
+    lineage: tuple[TreeNode, ...] = ()
+
+
+async def see(connection: AsyncConnection, numbers: Sequence[int], now_ms: int) -> list[Seen]:
+    """Return the rows with these numbers, the newest first."""
+    number = tables.anchors.c.number
+    query = select(tables.anchors, cascade.stands(now_ms).label("stands")).where(number.in_(numbers))
+    found = (await connection.execute(query.order_by(number.desc()))).all()
+    rows = [(Row.of(columns), bool(stands)) for *columns, stands in found]
+    delegated = await _delegated(connection, [row.id for row, _ in rows if row.kind is Kind.AGENT], now_ms)
+    return [Seen(row, stands, row.id in delegated) for row, stands in rows]
+
+
+async def _delegated(connection: AsyncConnection, agent_ids: Sequence[str], now_ms: int) -> set[str]:
+    """Return those of the agents that hold an inbound edge that stands."""
+    if not agent_ids:
+        return set()
+    target_id = tables.anchors.c.target_id
+    inbound = select(target_id).where(target_id.in_(agent_ids), cascade.stands(now_ms)).distinct()
+    return set((await connection.execute(inbound)).scalars())
+
+
+def application_of(seen: Seen) -> Application:
     """Return an application's row as one."""
-    return Application(row.id, row.name or "", row.created_at_ms, row.revoked_at_ms)
+    return Application(name=seen.row.name or "", **_common(seen))
 
 
-def session_of(row: Row, *, stands: bool) -> Session:
+def session_of(seen: Seen) -> Session:
     """Return a session's row as one."""
+    row = seen.row
     return Session(
-        id=row.id,
         subject=row.subject or "",
         subject_type=SubjectType(row.subject_type or ""),
         application_id=row.application_id or "",
         parent_id=row.parent_id,
-        created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms or 0,
-        revoked_at_ms=row.revoked_at_ms,
-        stands=stands,
+        **_common(seen),
     )
 
 
-def agent_of(row: Row, *, is_delegated: bool) -> Agent:
+def agent_of(seen: Seen) -> Agent:
     """Return an agent's row as one."""
+    row = seen.row
     return Agent(
-        id=row.id,
         name=row.name or "",
         application_id=row.application_id or "",
         session_id=row.session_id or "",
         parent_id=row.parent_id,
         delegation_id=row.delegation_id,
-        is_delegated=is_delegated,
-        created_at_ms=row.created_at_ms,
+        is_delegated=seen.is_delegated,
         expires_at_ms=row.expires_at_ms or 0,
-        revoked_at_ms=row.revoked_at_ms,
+        **_common(seen),
     )
 
 
-def grant_of(row: Row) -> Grant:
+def grant_of(seen: Seen) -> Grant:
     """Return a grant's row as one."""
+    row = seen.row
     return Grant(
-        id=row.id,
         subject=row.subject or "",
         application_id=row.application_id or "",
         scopes=tuple(row.scopes or ()),
         audience=tuple(row.audience or ()),
-        created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms or 0,
         closed_at_ms=row.closed_at_ms,
-        revoked_at_ms=row.revoked_at_ms,
+        **_common(seen),
     )
 
 
-def delegation_of(row: Row) -> Delegation:
+def delegation_of(seen: Seen) -> Delegation:
     """Return a delegation's row as one."""
+    row = seen.row
     return Delegation(
-        id=row.id,
         source_id=row.source_id or "",
         target_id=row.target_id or "",
         parent_id=row.parent_id,
@@ -70,13 +109,27 @@ def delegation_of(row: Row) -> Delegation:
         scopes=tuple(row.scopes or ()),
         audience=tuple(row.audience or ()),
         depth=row.depth or 0,
-        created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms or 0,
-        revoked_at_ms=row.revoked_at_ms,
+        **_common(seen),
     )
 
 
-async def is_delegated(connection: AsyncConnection, agent_id: str, now_ms: int) -> bool:
-    """Whether the agent holds an inbound edge that stands."""
-    inbound = select(tables.anchors.c.id).where(tables.anchors.c.target_id == agent_id, cascade.stands(now_ms)).limit(1)
-    return (await connection.execute(inbound)).first() is not None
+VIEWS: Final[Mapping[Kind, Callable[[Seen], Anchored]]] = {
+    Kind.APPLICATION: application_of,
+    Kind.SESSION: session_of,
+    Kind.AGENT: agent_of,
+    Kind.GRANT: grant_of,
+    Kind.DELEGATION: delegation_of,
+}
+
+
+def _common(seen: Seen) -> dict[str, Any]:
+    row = seen.row
+    return {
+        "id": row.id,
+        "created_at_ms": row.created_at_ms,
+        "revoked_at_ms": row.revoked_at_ms,
+        "stands": seen.stands,
+        "labels": tuple(row.labels or ()),
+        "lineage": seen.lineage,
+    }

@@ -67,14 +67,14 @@ class AuthorityClient:
         )
 
     async def sessions(self) -> AsyncIterator[list[dict[str, Any]]]:
-        """Yield every subject session, page by page."""
-        after = ""
+        """Yield every subject session, newest first, page by page."""
+        place: dict[str, str] = {}
         while True:
-            answer = await self._call("GET", "/v1/sessions", "sessions", "next", params={"after": after})
-            yield answer["sessions"]
+            answer = await self._call("GET", "/v1/sessions", "items", "next", params=place)
+            yield answer["items"]
             if answer["next"] is None:
                 return
-            after = answer["next"]
+            place = {"after": answer["next"]}
 
     async def tree(self, id_: str) -> dict[str, Any]:
         """Return an anchor and what rests on it: `nodes`, ancestors first, and whether that `is_whole`."""

@@ -5,16 +5,21 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from countermand.authority.access import Access
-from countermand.authority.minting import Minting
 from countermand.authority.model import Role
-from countermand.authority.opening import Opening
-from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
 from countermand.server.bodies import (
     AgentOut,
+    AgentRead,
+    AgentsOut,
     ApplicationOut,
+    ApplicationRead,
+    ApplicationsOut,
     DelegationOut,
+    DelegationRead,
+    DelegationsOut,
     GrantOut,
+    GrantRead,
+    GrantsOut,
     KeyOut,
     MandateOut,
     NewAgent,
@@ -25,35 +30,44 @@ from countermand.server.bodies import (
     NewMandate,
     NewSession,
     SessionOut,
+    SessionRead,
     SessionsOut,
     TreeOut,
 )
 from countermand.server.caller import requires
+from countermand.server.filters import AgentsQuery, ApplicationsQuery, DelegationsQuery, GrantsQuery, SessionsQuery
 from countermand.server.revocations import add_revocations
 
 
 def admin_router(authority: Authority, access: Access) -> APIRouter:
     """Return the routes for administrators."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(requires(Role.ADMINISTRATOR))])
-    _add_applications(router, authority.opening, access)
-    _add_sessions(router, authority.opening, authority.minting)
-    _add_agents(router, authority.opening)
-    _add_grants(router, authority.opening, authority.revoking)
-    _add_delegations(router, authority.opening)
-    add_revocations(router, authority.revoking)
+    _add_applications(router, authority, access)
+    _add_sessions(router, authority)
+    _add_agents(router, authority)
+    _add_grants(router, authority)
+    _add_delegations(router, authority)
+    add_revocations(router, authority)
     return router
 
 
-def _add_applications(router: APIRouter, opening: Opening, access: Access) -> None:
+def _add_applications(router: APIRouter, authority: Authority, access: Access) -> None:
+    opening, reading = authority.opening, authority.reading
+
     @router.post("/applications", status_code=201)
     async def create_application(body: NewApplication) -> ApplicationOut:
         """Register an application."""
-        return ApplicationOut.of(await opening.create_application(body.name))
+        return ApplicationOut.of(await opening.create_application(body.name, body.labels))
+
+    @router.get("/applications")
+    async def list_applications(query: Annotated[ApplicationsQuery, Query()]) -> ApplicationsOut:
+        """A page of applications, newest first."""
+        return ApplicationsOut.of(await reading.page(query.which, query.after, query.limit))
 
     @router.get("/applications/{application_id}")
-    async def read_application(application_id: str) -> ApplicationOut:
-        """One application."""
-        return ApplicationOut.of(await opening.application(application_id))
+    async def read_application(application_id: str) -> ApplicationRead:
+        """One application, with all that it rests on."""
+        return ApplicationRead.of(await reading.application(application_id))
 
     @router.post("/applications/{application_id}/keys", status_code=201)
     async def create_key(application_id: str, body: NewKey, response: Response) -> KeyOut:
@@ -62,24 +76,26 @@ def _add_applications(router: APIRouter, opening: Opening, access: Access) -> No
         return KeyOut(client_id=application_id, client_secret=await access.create_for(application_id, body.name))
 
 
-def _add_sessions(router: APIRouter, opening: Opening, minting: Minting) -> None:
+def _add_sessions(router: APIRouter, authority: Authority) -> None:
+    opening, reading, minting = authority.opening, authority.reading, authority.minting
+
     @router.post("/sessions", status_code=201)
     async def open_session(body: NewSession) -> SessionOut:
         """Open a subject session; with a parent, one that is derived from it."""
         opened = await opening.open_session(
-            body.application_id, body.subject, body.subject_type, body.lifetime_s, body.parent_id
+            body.application_id, body.subject, body.subject_type, body.lifetime_s, body.parent_id, body.labels
         )
         return SessionOut.of(opened)
 
     @router.get("/sessions")
-    async def list_sessions(after: Annotated[str, Query(max_length=64)] = "") -> SessionsOut:
-        """A page of subject sessions, in the order of their ids."""
-        return SessionsOut.of(await opening.sessions(after))
+    async def list_sessions(query: Annotated[SessionsQuery, Query()]) -> SessionsOut:
+        """A page of subject sessions, newest first."""
+        return SessionsOut.of(await reading.page(query.which, query.after, query.limit))
 
     @router.get("/sessions/{session_id}")
-    async def read_session(session_id: str) -> SessionOut:
-        """One subject session."""
-        return SessionOut.of(await opening.session(session_id))
+    async def read_session(session_id: str) -> SessionRead:
+        """One subject session, with all that it rests on."""
+        return SessionRead.of(await reading.session(session_id))
 
     @router.post("/sessions/{session_id}/mandates", status_code=201)
     async def issue_mandate(session_id: str, body: NewMandate, response: Response) -> MandateOut:
@@ -90,10 +106,12 @@ def _add_sessions(router: APIRouter, opening: Opening, minting: Minting) -> None
     @router.get("/tree/{anchor_id}")
     async def read_tree(anchor_id: str) -> TreeOut:
         """An anchor of any kind, and what rests on it."""
-        return TreeOut.of(await opening.tree(anchor_id))
+        return TreeOut.of(await reading.tree(anchor_id))
 
 
-def _add_agents(router: APIRouter, opening: Opening) -> None:
+def _add_agents(router: APIRouter, authority: Authority) -> None:
+    opening, reading = authority.opening, authority.reading
+
     @router.post("/agents", status_code=201)
     async def start_agent(body: NewAgent) -> AgentOut:
         """Start an agent on a session, or by another agent."""
@@ -104,28 +122,41 @@ def _add_agents(router: APIRouter, opening: Opening) -> None:
             session_id=body.session_id,
             parent_id=body.parent_id,
             delegation_id=body.delegation_id,
+            labels=body.labels,
         )
         return AgentOut.of(started)
 
+    @router.get("/agents")
+    async def list_agents(query: Annotated[AgentsQuery, Query()]) -> AgentsOut:
+        """A page of agents, newest first."""
+        return AgentsOut.of(await reading.page(query.which, query.after, query.limit))
+
     @router.get("/agents/{agent_id}")
-    async def read_agent(agent_id: str) -> AgentOut:
-        """One agent."""
-        return AgentOut.of(await opening.agent(agent_id))
+    async def read_agent(agent_id: str) -> AgentRead:
+        """One agent, with all that it rests on."""
+        return AgentRead.of(await reading.agent(agent_id))
 
 
-def _add_grants(router: APIRouter, opening: Opening, revoking: Revoking) -> None:
+def _add_grants(router: APIRouter, authority: Authority) -> None:
+    opening, reading, revoking = authority.opening, authority.reading, authority.revoking
+
     @router.post("/grants", status_code=201)
     async def create_grant(body: NewGrant) -> GrantOut:
         """Give an application a subject's leave."""
         created = await opening.create_grant(
-            body.application_id, body.subject, body.scope, body.audience, body.lifetime_s
+            body.application_id, body.subject, body.scope, body.audience, body.lifetime_s, labels=body.labels
         )
         return GrantOut.of(created)
 
+    @router.get("/grants")
+    async def list_grants(query: Annotated[GrantsQuery, Query()]) -> GrantsOut:
+        """A page of grants, newest first."""
+        return GrantsOut.of(await reading.page(query.which, query.after, query.limit))
+
     @router.get("/grants/{grant_id}")
-    async def read_grant(grant_id: str) -> GrantOut:
-        """One grant."""
-        return GrantOut.of(await opening.grant(grant_id))
+    async def read_grant(grant_id: str) -> GrantRead:
+        """One grant, with all that it rests on."""
+        return GrantRead.of(await reading.grant(grant_id))
 
     @router.post("/grants/{grant_id}/close")
     async def close_grant(grant_id: str) -> GrantOut:
@@ -133,7 +164,9 @@ def _add_grants(router: APIRouter, opening: Opening, revoking: Revoking) -> None
         return GrantOut.of(await revoking.close_grant(grant_id))
 
 
-def _add_delegations(router: APIRouter, opening: Opening) -> None:
+def _add_delegations(router: APIRouter, authority: Authority) -> None:
+    opening, reading = authority.opening, authority.reading
+
     @router.post("/delegations", status_code=201)
     async def delegate(body: NewDelegation) -> DelegationOut:
         """Hand an agent a part of what another has."""
@@ -145,10 +178,16 @@ def _add_delegations(router: APIRouter, opening: Opening) -> None:
             body.lifetime_s,
             depth=body.depth,
             parent_id=body.parent_id,
+            labels=body.labels,
         )
         return DelegationOut.of(made)
 
+    @router.get("/delegations")
+    async def list_delegations(query: Annotated[DelegationsQuery, Query()]) -> DelegationsOut:
+        """A page of delegations, newest first."""
+        return DelegationsOut.of(await reading.page(query.which, query.after, query.limit))
+
     @router.get("/delegations/{delegation_id}")
-    async def read_delegation(delegation_id: str) -> DelegationOut:
-        """One delegation."""
-        return DelegationOut.of(await opening.delegation(delegation_id))
+    async def read_delegation(delegation_id: str) -> DelegationRead:
+        """One delegation, with all that it rests on."""
+        return DelegationRead.of(await reading.delegation(delegation_id))

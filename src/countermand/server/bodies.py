@@ -3,17 +3,19 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from countermand.authority.checks import LONGEST_S, MAX_DEPTH
+from countermand.authority.checks import LONGEST_S, MAX_DEPTH, MAX_LABEL_CHARS, MAX_LABELS
 from countermand.authority.model import IssuedMandate, SubjectType
 from countermand.errors import InvalidValueError
 from countermand.log.anchor import Kind
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+
+_T = TypeVar("_T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -26,8 +28,26 @@ def _by_text(counts: Mapping[Kind, int]) -> dict[str, int]:
     return {kind.text: count for kind, count in counts.items()}
 
 
+def ms_of(name: str, instant: str | None) -> int | None:
+    """Return an instant in milliseconds since 1970; a part of one counts as a whole one, so as to end no less.
+
+    Raises: InvalidValueError, where it is no instant; a time without an offset is none.
+    """
+    if instant is None:
+        return None
+    is_instant = _RFC_3339.fullmatch(instant) is not None  # what reads it reads more than that
+    try:
+        moment = datetime.fromisoformat(instant.upper() if is_instant else "")
+    except ValueError:
+        raise InvalidValueError(f"{name} is an instant such as 2030-01-31T23:59:59Z") from None
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
+
+
 Life = Annotated[int, Field(ge=1, le=LONGEST_S)]
 Audience = Annotated[list[str], Field(min_length=1)]
+InstantText = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
+Labels = Annotated[list[Label], Field(max_length=MAX_LABELS)]
 
 _Time = BeforeValidator(_instant_of)
 _CreatedAt = Annotated[datetime, _Time, Field(validation_alias="created_at_ms")]
@@ -46,6 +66,7 @@ class _Body(BaseModel):
 
 class NewApplication(_Body):
     name: str
+    labels: Labels = []
 
 
 class NewKey(_Body):
@@ -58,6 +79,7 @@ class NewSession(_Body):
     subject_type: Annotated[SubjectType, Field(strict=False)] = SubjectType.USER
     lifetime_s: Life = 43_200
     parent_id: str | None = None
+    labels: Labels = []
 
 
 class NewMandate(_Body):
@@ -72,6 +94,7 @@ class NewAgent(_Body):
     parent_id: str | None = None
     delegation_id: str | None = None
     lifetime_s: Life = 3_600
+    labels: Labels = []
 
 
 class NewGrant(_Body):
@@ -80,6 +103,7 @@ class NewGrant(_Body):
     scope: list[str]
     audience: Audience
     lifetime_s: Life = 31_536_000
+    labels: Labels = []
 
 
 class NewDelegation(_Body):
@@ -90,6 +114,7 @@ class NewDelegation(_Body):
     lifetime_s: Life = 3_600
     depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = 0
     parent_id: str | None = None
+    labels: Labels = []
 
 
 class NewRevocation(_Body):
@@ -106,24 +131,14 @@ class NewRevocation(_Body):
 class NewCutoff(_Body):
     target: str
     issuer: str = ""
-    issued_before: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    issued_before: InstantText | None = None
     reason: str = ""
     dry_run: bool = False
 
     @property
     def before_ms(self) -> int | None:
-        """`issued_before` in milliseconds since 1970; a part of one counts as a whole one, so as to end no less.
-
-        Raises: InvalidValueError, where it is no instant; a time without an offset is none.
-        """
-        if self.issued_before is None:
-            return None
-        is_instant = _RFC_3339.fullmatch(self.issued_before) is not None  # what reads it reads more than that
-        try:
-            before = datetime.fromisoformat(self.issued_before.upper() if is_instant else "")
-        except ValueError:
-            raise InvalidValueError("issued_before is an instant such as 2030-01-31T23:59:59Z") from None
-        return -((_EPOCH - before) // timedelta(milliseconds=1))
+        """`issued_before` as `ms_of` reads it."""
+        return ms_of("issued_before", self.issued_before)
 
 
 class _Answer(BaseModel):
@@ -136,11 +151,50 @@ class _Answer(BaseModel):
         return cls.model_validate(value)
 
 
-class ApplicationOut(_Answer):
+class NodeOut(_Answer):
     id: str
+    kind: _KindText
     name: str
+    parent_id: str | None
+    target_id: str | None
+    expires_at: Annotated[datetime | None, _Time, Field(validation_alias="expires_at_ms")]
+    revoked_at: _RevokedAt
+    stands: bool
+
+
+class _AnchoredOut(_Answer):
+    """`stands` is false once it has expired, or it or what it rests on is revoked or cut off."""
+
+    id: str
     created_at: _CreatedAt
     revoked_at: _RevokedAt
+    stands: bool
+    labels: list[str]
+
+
+class _LineageOut(_Answer):
+    """`lineage` is all that it rests on, root first."""
+
+    lineage: list[NodeOut]
+
+
+class _PageOut(_Answer, Generic[_T]):
+    """Newest first. `next` is for the query's `after`; null on the last page, which alone tells that it is the last."""
+
+    items: list[_T]
+    next: str | None
+
+
+class ApplicationOut(_AnchoredOut):
+    name: str
+
+
+class ApplicationRead(ApplicationOut, _LineageOut):
+    pass
+
+
+class ApplicationsOut(_PageOut[ApplicationOut]):
+    pass
 
 
 class KeyOut(_Answer):
@@ -150,23 +204,20 @@ class KeyOut(_Answer):
     client_secret: str
 
 
-class SessionOut(_Answer):
-    id: str
+class SessionOut(_AnchoredOut):
     subject: str
     subject_type: SubjectType
     application_id: str
     parent_id: str | None
-    created_at: _CreatedAt
     expires_at: _ExpiresAt
-    revoked_at: _RevokedAt
-    stands: bool
 
 
-class SessionsOut(_Answer):
-    """`next` is for the query's `after`; None on the last page."""
+class SessionRead(SessionOut, _LineageOut):
+    pass
 
-    sessions: list[SessionOut]
-    next: str | None
+
+class SessionsOut(_PageOut[SessionOut]):
+    pass
 
 
 class MandateOut(BaseModel):
@@ -195,33 +246,42 @@ class OAuthErrorOut(BaseModel):
     error_description: str
 
 
-class AgentOut(_Answer):
-    id: str
+class AgentOut(_AnchoredOut):
     name: str
     application_id: str
     session_id: str
     parent_id: str | None
     delegation_id: str | None
     is_delegated: bool
-    created_at: _CreatedAt
     expires_at: _ExpiresAt
-    revoked_at: _RevokedAt
 
 
-class GrantOut(_Answer):
-    id: str
+class AgentRead(AgentOut, _LineageOut):
+    pass
+
+
+class AgentsOut(_PageOut[AgentOut]):
+    pass
+
+
+class GrantOut(_AnchoredOut):
     subject: str
     application_id: str
     scope: _Scope
     audience: list[str]
-    created_at: _CreatedAt
     expires_at: _ExpiresAt
     closed_at: _ClosedAt
-    revoked_at: _RevokedAt
 
 
-class DelegationOut(_Answer):
-    id: str
+class GrantRead(GrantOut, _LineageOut):
+    pass
+
+
+class GrantsOut(_PageOut[GrantOut]):
+    pass
+
+
+class DelegationOut(_AnchoredOut):
     source_id: str
     target_id: str
     parent_id: str | None
@@ -229,20 +289,15 @@ class DelegationOut(_Answer):
     scope: _Scope
     audience: list[str]
     depth: int
-    created_at: _CreatedAt
     expires_at: _ExpiresAt
-    revoked_at: _RevokedAt
 
 
-class NodeOut(_Answer):
-    id: str
-    kind: _KindText
-    name: str
-    parent_id: str | None
-    target_id: str | None
-    expires_at: Annotated[datetime | None, _Time, Field(validation_alias="expires_at_ms")]
-    revoked_at: _RevokedAt
-    stands: bool
+class DelegationRead(DelegationOut, _LineageOut):
+    pass
+
+
+class DelegationsOut(_PageOut[DelegationOut]):
+    pass
 
 
 class TreeOut(_Answer):
@@ -279,3 +334,41 @@ class RevocationOut(_Answer):
     revoked_at: Annotated[datetime, _Time, Field(validation_alias="at_ms")]
     is_new: bool
     reach: ReachOut
+
+
+class EntryOut(_Answer):
+    """An entry of the ledger. Without `expires_at` it is in force for ever."""
+
+    seq: int
+    generation: int
+    kind: _KindText
+    id: str
+    issuer: str
+    reason: str
+    revoked_at: Annotated[datetime, _Time, Field(validation_alias="at_ms")]
+    issued_before: Annotated[datetime | None, _Time, Field(validation_alias="issued_before_ms")]
+    expires_at: Annotated[datetime | None, _Time, Field(validation_alias="expires_at_ms")]
+
+
+class EntriesOut(_PageOut[EntryOut]):
+    pass
+
+
+class RevocationsOut(_Answer):
+    """What has ended: `count` entries, from `first_seq` to `last_seq`. Unless `next` is null there is more: go on."""
+
+    count: int
+    first_seq: int | None
+    last_seq: int | None
+    reach: ReachOut
+    next: str | None
+
+
+class RevocationsPreviewOut(_Answer):
+    """What would end; `seq` is where the ledger ended when it was looked up."""
+
+    dry_run: Literal[True] = True
+    seq: int
+    count: int
+    reach: ReachOut
+    next: str | None
