@@ -30,7 +30,8 @@ bench: $(READY) $(PUBLISHED_READY)
 proof: $(READY) $(PUBLISHED_READY)
 	PROOF=1 $(BIN)/python -m pytest -s tests/faults/test_race.py tests/faults/test_kill.py tests/faults/test_redis.py \
 		tests/faults/test_redis_losses.py tests/faults/test_redis_failover.py \
-		tests/integration/test_concurrent_writers.py tests/integration/test_tree_machine.py
+		tests/faults/test_repeated.py tests/integration/test_concurrent_writers.py tests/integration/test_tree_machine.py \
+		tests/integration/test_openapi.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -37,6 +37,9 @@
     └─ AuthorityError                the authority refuses
        ├─ NotFoundError              no such thing
        ├─ NotActiveError             it exists, and its authority has ended
+       ├─ InProgressError            the same request is being answered
+       ├─ AlreadyDoneError           the same request was done, and its answer is not kept
+       ├─ KeyReusedError             another request came with the same idempotency key
        ├─ ExceededError              more is asked for than there is to give
        │  ├─ InvalidScopeError       a scope that was not given (RFC 6749)
        │  └─ InvalidTargetError      an audience that was not given (RFC 8707)
@@ -282,6 +285,24 @@ class NotActiveError(AuthorityError):
     """It exists, and its authority has ended."""
 
     code = "not_active"
+
+
+class InProgressError(AuthorityError):
+    """The same request is being answered: ask again, and its answer will be there."""
+
+    code = "in_progress"
+
+
+class AlreadyDoneError(AuthorityError):
+    """The same request was done before, and its answer is not kept; it is not done again."""
+
+    code = "already_done"
+
+
+class KeyReusedError(AuthorityError):
+    """Another request came with the same idempotency key before."""
+
+    code = "idempotency_key_reused"
 
 
 class ExceededError(AuthorityError):

@@ -4,7 +4,7 @@ import re
 
 import httpx2
 
-_MEMBERS = {"title", "status", "code", "detail"}
+_MEMBERS = {"type", "title", "status", "code", "detail"}
 _DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+")
 
 
@@ -15,6 +15,7 @@ def refused(response: httpx2.Response, status: int | None = None, code: str | No
     body = response.json()
     assert set(body) == _MEMBERS
     assert body["status"] == response.status_code
+    assert body["type"] == f"urn:countermand:problem:{body['code']}"
     assert all(isinstance(body[name], str) and body[name] for name in _MEMBERS - {"status"})
     assert "Traceback" not in response.text
     assert status in {None, response.status_code}, response.text

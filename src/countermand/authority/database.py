@@ -6,8 +6,9 @@ driver to undo, and what it leaves undone locks everybody out.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
 
 from alembic import command
@@ -30,6 +31,17 @@ ATTEMPTS: Final = 4
 
 _T = TypeVar("_T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[_T]]
+_first: ContextVar["Work[object] | None"] = ContextVar("first", default=None)
+
+
+@contextmanager
+def beginning_with(step: Work[object]) -> Iterator[None]:
+    """Let every transaction that may write begin with `step`, while the block lasts: both are done, or neither is."""
+    token = _first.set(step)
+    try:
+        yield
+    finally:
+        _first.reset(token)
 
 
 class RepeatableError(BusyError):
@@ -125,6 +137,8 @@ class Database(ABC):
     async def _try_to_write(self, work: Work[_T], *, urgent: bool, alone: bool) -> _T:
         async with self._turn.take(urgent=urgent, within_s=WAIT_S), self._begun(self._writer) as connection:
             await self._prepare(connection, alone=alone)
+            if (first := _first.get()) is not None:
+                await first(connection)
             return await work(connection)
 
     @abstractmethod

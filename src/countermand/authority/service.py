@@ -9,6 +9,7 @@ from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Minting, Policy
+from countermand.authority.once import Once
 from countermand.authority.opening import Opening
 from countermand.authority.presenting import Presenting
 from countermand.authority.reading import Reading
@@ -28,6 +29,7 @@ class Authority:
     sweeping: Sweeping
     descendants: Descendants
     presenting: Presenting
+    once: Once
 
     @classmethod
     async def start(
@@ -55,4 +57,5 @@ class Authority:
             Sweeping(database, ledger, heartbeat, clock),
             Descendants(database, clock),
             Presenting(database, ledger, minting, revoking, clock),
+            Once(database, clock, random),
         )

@@ -4,6 +4,9 @@ app          everything put together
 api          /v1: applications and their keys, sessions, agents, grants, delegations, the tree
 revocations  /v1: revocations and cutoffs, done or only tried
 bodies       what both take and give
+filters      what lists and revocations by filter are asked for
+idempotency  requests that come twice
+openapi      what all of this says of itself
 oauth        /oauth2 and its metadata: mandates given, ended and looked at, for applications
 feed         /v1/log: the log as server-sent events, and snapshots
 caller       who calls, and what they may do

@@ -1,6 +1,7 @@
 """Everything that the authority serves, as one ASGI application."""
 
-from typing import Final
+from importlib.metadata import version
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -13,11 +14,30 @@ from countermand.server import problem
 from countermand.server.api import admin_router
 from countermand.server.caller import Authentication
 from countermand.server.feed import feed_router
+from countermand.server.idempotency import Idempotency
 from countermand.server.limit import BodyLimit
 from countermand.server.oauth import oauth_router
+from countermand.server.openapi import describe, operation_id
 
 MAX_BODY_BYTES: Final = 65_536
 KEYS_MAX_AGE_S: Final = 60
+
+
+class _KeySetResponse(Response):
+    media_type = "application/jwk-set+json"
+
+
+_KEY_SET: Final[dict[str, Any]] = {
+    "content": {
+        _KeySetResponse.media_type: {
+            "schema": {
+                "type": "object",
+                "required": ["keys"],
+                "properties": {"keys": {"type": "array", "items": {"type": "object"}}},
+            }
+        }
+    }
+}
 
 
 def create_app(authority: Authority, access: Access, log: LogReader, issuer: str) -> FastAPI:
@@ -25,7 +45,16 @@ def create_app(authority: Authority, access: Access, log: LogReader, issuer: str
 
     It opens nothing and closes nothing: what it is given outlives it.
     """
-    app = FastAPI(title="Countermand", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Countermand",
+        version=version("countermand"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    describe(app)
+    app.add_middleware(Idempotency, once=authority.once)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Authentication, access=access)  # what is added last comes first
     problem.install(app)
@@ -33,10 +62,10 @@ def create_app(authority: Authority, access: Access, log: LogReader, issuer: str
     app.include_router(oauth_router(authority, access, issuer))
     app.include_router(feed_router(log))
 
-    @app.get("/.well-known/jwks.json")
+    @app.get("/.well-known/jwks.json", response_class=_KeySetResponse, responses={200: _KEY_SET})
     async def keys(_request: Request) -> Response:
         """The keys that verify mandates (RFC 7517)."""
         headers = {"cache-control": f"public, max-age={KEYS_MAX_AGE_S}"}
-        return Response(authority.minting.key_set.to_json(), media_type="application/jwk-set+json", headers=headers)
+        return _KeySetResponse(authority.minting.key_set.to_json(), headers=headers)
 
     return app

@@ -23,19 +23,27 @@ _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}  # a 
 _log = logging.getLogger(__name__)
 
 
+class _Events(StreamingResponse):
+    media_type = "text/event-stream"
+
+
+class _Bytes(StreamingResponse):
+    media_type = "application/octet-stream"
+
+
 def feed_router(log: LogReader) -> APIRouter:
     """Return the routes on which `log` travels to replicas."""
     router = APIRouter(prefix="/v1/log", dependencies=[Depends(requires(Role.REPLICA))])
 
-    @router.get("", response_class=StreamingResponse)
+    @router.get("", response_class=_Events)
     async def follow(after: Annotated[int, Query(ge=0, le=MAX_MS)] = 0) -> StreamingResponse:
         """Every entry after `after` as it is appended, and a checkpoint every second."""
-        return StreamingResponse(_ended(_events(log, after)), media_type="text/event-stream", headers=_HEADERS)
+        return _Events(_ended(_events(log, after)), headers=_HEADERS)
 
-    @router.get("/snapshot", response_class=StreamingResponse)
+    @router.get("/snapshot", response_class=_Bytes)
     async def snapshot() -> StreamingResponse:
         """Every revocation in force, signed: where a new replica starts."""
-        return StreamingResponse(_ended(log.snapshot()), media_type="application/octet-stream", headers=_HEADERS)
+        return _Bytes(_ended(log.snapshot()), headers=_HEADERS)
 
     return router
 

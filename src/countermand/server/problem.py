@@ -9,19 +9,24 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from countermand.errors import (
+    AlreadyDoneError,
     BusyError,
     ClockError,
     CountermandError,
     DataError,
     ExceededError,
     ForbiddenError,
+    InProgressError,
     InvalidScopeError,
     InvalidTargetError,
     InvalidValueError,
+    KeyReusedError,
     MalformedError,
     NotActiveError,
     NotFoundError,
@@ -40,6 +45,9 @@ STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     InvalidTargetError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     NotActiveError: HTTPStatus.CONFLICT,
+    InProgressError: HTTPStatus.CONFLICT,
+    AlreadyDoneError: HTTPStatus.CONFLICT,
+    KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DataError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnconfirmedError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -55,7 +63,21 @@ _OF_HTTP: Final[dict[int, tuple[str, str]]] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "the body is too long"),
 }
 
+TYPE: Final = "urn:countermand:problem:"
+STATUSES: Final = sorted({*STATUS.values(), *_OF_HTTP, HTTPStatus.INTERNAL_SERVER_ERROR})
+"""Every status that a refusal may have."""
+
 _log = logging.getLogger(__name__)
+
+
+class ProblemOut(BaseModel):
+    """The names of RFC 9457 §3.1, and `code`, which is the last part of `type`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
 
 
 def problem(status: int, code: str, detail: str) -> JSONResponse:
@@ -65,7 +87,13 @@ def problem(status: int, code: str, detail: str) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = "1"
-    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    body = {
+        "type": f"{TYPE}{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
@@ -105,12 +133,28 @@ def _where(item: dict[str, Any]) -> str:
     return ".".join(map(str, loc))
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
+    response = http_refusal(error)
+    methods = _methods(request) if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else set()
+    if methods:
+        response.headers["allow"] = ", ".join(sorted(methods))  # RFC 9110 §15.5.6
+    return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the path has, by all its routes: Starlette knows those of the first."""
+    paths, asked = request.app.openapi()["paths"], request.url.path
+    found = [asked] if asked in paths else [path for path in paths if compile_path(path)[0].match(asked)]
+    return {method.upper() for path in found for method in paths[path]}
+
+
+def http_refusal(error: HTTPException) -> JSONResponse:
+    """Return the problem document for what HTTP itself refuses."""
     code, detail = _OF_HTTP.get(error.status_code, ("refused", "this request is refused"))
     response = problem(error.status_code, code, detail)
-    response.headers.update(error.headers or {})  # RFC 9110 §15.5.6: a 405 says what is allowed
+    response.headers.update(error.headers or {})
     return response
 
 

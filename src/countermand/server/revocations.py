@@ -30,7 +30,7 @@ def add_revocations(router: APIRouter, authority: Authority) -> None:
     revoking, sweeping, reading = authority.revoking, authority.sweeping, authority.reading
 
     @router.post("/revocations", status_code=201, responses={200: {"model": RevocationOut | PreviewOut}})
-    async def revoke(body: NewRevocation, response: Response) -> RevocationOut | PreviewOut:
+    async def create_revocation(body: NewRevocation, response: Response) -> RevocationOut | PreviewOut:
         """Revoke an anchor and all that rests on it, or an id of which nothing is kept here."""
         return _answer(await _revoked(revoking, body), response)
 
