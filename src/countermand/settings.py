@@ -3,6 +3,7 @@
 COUNTERMAND_DATA_DIR          where the authority keeps its data            .countermand
 COUNTERMAND_ISSUER            the issuer of mandates                        the URL it listens on
 COUNTERMAND_MANDATE_SECONDS   how long a mandate lives                      900
+COUNTERMAND_RETENTION_DAYS    how long what has ended is kept               30
 COUNTERMAND_URL               the authority that commands talk to           what the data directory says
 COUNTERMAND_API_KEY           the key with which they, or a replica, talk   what the data directory says
 COUNTERMAND_PIN               the log that a replica believes               what the data directory says
@@ -23,6 +24,7 @@ DEFAULT_DATA_DIR: Final = ".countermand"
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8420
 DEFAULT_MANDATE_S: Final = 900
+DEFAULT_RETENTION_DAYS: Final = 30
 MIN_HMAC_BYTES: Final = 16
 
 
@@ -80,6 +82,7 @@ class AuthoritySettings:
     redis_url: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
     stream_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    retention_days: int = DEFAULT_RETENTION_DAYS
 
     @property
     def place(self) -> str:
@@ -106,6 +109,7 @@ class AuthoritySettings:
             redis_url or environ.get("COUNTERMAND_REDIS_URL") or None,
             environ.get("COUNTERMAND_DATABASE_URL") or None,
             _hmac_keys(environ.get("COUNTERMAND_STREAM_HMAC_KEY", "")),
+            _whole_number(environ, "COUNTERMAND_RETENTION_DAYS", DEFAULT_RETENTION_DAYS),
         )
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from countermand.errors import ConfigurationError
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir, find_data_dir, replica_credentials
 
-NAMES = ["DATA_DIR", "ISSUER", "MANDATE_SECONDS", "URL", "API_KEY", "PIN", "REDIS_URL", "STREAM_HMAC_KEY"]
+NAMES = ["DATA_DIR", "ISSUER", "MANDATE_SECONDS", "RETENTION_DAYS", "URL", "API_KEY", "PIN"]
+NAMES += ["REDIS_URL", "STREAM_HMAC_KEY"]
 # What a process can be given: any bytes but NUL.
 VALUES = st.binary(max_size=40).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
 ENVIRONMENTS = st.dictionaries(
@@ -34,10 +35,11 @@ def test_the_environment_is_read() -> None:
         "COUNTERMAND_DATA_DIR": "/data",
         "COUNTERMAND_ISSUER": "https://issuer.example",
         "COUNTERMAND_MANDATE_SECONDS": "60",
+        "COUNTERMAND_RETENTION_DAYS": "7",
     }
 
     assert authority(environ) == AuthoritySettings(
-        DataDir(Path("/data")), "127.0.0.1", 8420, "https://issuer.example", 60
+        DataDir(Path("/data")), "127.0.0.1", 8420, "https://issuer.example", 60, retention_days=7
     )
     assert authority(environ, Path("/chosen")).data == DataDir(Path("/chosen"))
     assert find_data_dir(None, {"COUNTERMAND_DATA_DIR": ""}) == DataDir(Path(".countermand"))

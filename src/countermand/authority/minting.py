@@ -30,10 +30,14 @@ MAX_MANDATE_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the authority issues: under which name, and for how many seconds a mandate lives."""
+    """What the authority issues: under which name, and for how many seconds a mandate lives.
+
+    What has ended is kept for `retention_days`.
+    """
 
     issuer: str
     mandate_s: int = 900
+    retention_days: int = 30
 
     def __post_init__(self) -> None:
         if not 1 <= self.mandate_s <= MAX_MANDATE_S:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from countermand.authority.cleaning import Cleaning
 from countermand.authority.database import Database
 from countermand.authority.descendants import Descendants
 from countermand.authority.heartbeat import Heartbeat
@@ -30,6 +31,7 @@ class Authority:
     descendants: Descendants
     presenting: Presenting
     once: Once
+    cleaning: Cleaning
 
     @classmethod
     async def start(
@@ -58,4 +60,5 @@ class Authority:
             Descendants(database, clock),
             Presenting(database, ledger, minting, revoking, clock),
             Once(database, clock, random),
+            Cleaning(database, clock, policy.retention_days),
         )

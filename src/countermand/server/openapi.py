@@ -69,6 +69,8 @@ def _whole(schema: dict[str, Any]) -> dict[str, Any]:
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     area, _, rest = path.removeprefix("/").partition("/")
     operation.setdefault("tags", [rest.partition("/")[0] if f"/{area}" == PROTECTED else area.lstrip(".")])
+    if area == "oauth2":
+        operation.setdefault("security", [{"client": []}])
     if f"/{area}" != PROTECTED:
         return
     operation["security"] = [{"apiKey": []}]

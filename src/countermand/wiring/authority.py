@@ -72,7 +72,7 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             ledger = await Ledger.open(database, os.urandom(16))
             keys = await open_keys(database, data.keys, system_clock().wall_ms)
             heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock, os.urandom(16).hex())
-            policy = Policy(issuer, settings.mandate_s)
+            policy = Policy(issuer, settings.mandate_s, settings.retention_days)
             service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
             access = Access(database, system_clock, os.urandom)
             pin = Pin.of(ledger.log_id, keys.checkpoint.public_key())
@@ -81,7 +81,10 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             source = Source(ledger, heartbeat, log, service.descendants, pin)
             relays = _relays(settings, source)
             listening = database.listen(heartbeat.heard)
-            async with beside(heartbeat.run(), stop=heartbeat.close), beside(listening, *relays):
+            async with (
+                beside(heartbeat.run(), stop=heartbeat.close),
+                beside(listening, *relays, service.cleaning.run()),
+            ):
                 yield RunningAuthority(service, access, heartbeat, log, pin, issuer, await ledger.count())
         finally:
             await database.close()
