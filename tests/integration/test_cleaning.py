@@ -14,7 +14,8 @@ from countermand.authority.once import Answer
 from countermand.errors import ConfigurationError, NotFoundError
 from countermand.log.anchor import Kind
 from tests.integration.family import Family, gather_family
-from tests.integration.rooms import Rooms, writing
+from tests.integration.rooms import Rooms
+from tests.looking import writing
 
 pytestmark = pytest.mark.anyio
 
