@@ -13,6 +13,7 @@ from bench import (
     cold_start,
     consume,
     decide,
+    growth,
     lookup,
     memory,
     propagation,
@@ -40,6 +41,7 @@ def _measure() -> Iterator[list[Row]]:
     yield from _measure_decisions()
     yield cascade.measure()
     yield throughput.measure()
+    yield growth.measure()
     yield propagation.measure()
     consumed = consume.measure()
     yield consumed
