@@ -91,7 +91,7 @@ class _Databases:
     def running(self) -> PostgresServer:
         """Return the server, started by whoever asks first."""
         if self.server is None:
-            self.server = PostgresServer(fsync="on", max_connections=400)
+            self.server = PostgresServer(in_memory=True, fsync="on", max_connections=400)
             self.server.create()
             self.server.start()
         return self.server

