@@ -113,6 +113,29 @@ def test_a_foreign_library_has_one_room(path: Path) -> None:
         assert room_of(path) in ONE_ROOM_EACH[library], f"{library} in {path}"
 
 
+WRITES_UNAUDITED = {
+    "audit.py": "the one way for a change",
+    "heartbeat.py": "the other one, with an entry; and the heartbeat itself",
+    "database.py": "migrations",
+    "postgres.py": "migrations",
+    "sqlite.py": "migrations",
+    "ledger.py": "begins the log, before there is an audit",
+    "keys.py": "the signing keys of the first start; and files",
+    "service.py": "remembers how long mandates live",
+    "descendants.py": "how far a job has come",
+    "access.py": "when keys were last used",
+    "once.py": "which requests were done, in the transaction that does it; and their answers",
+    "cleaning.py": "takes such answers away",
+}
+
+
+@pytest.mark.parametrize("path", modules(PACKAGE / "authority"), ids=lambda path: path.name)
+def test_whoever_changes_something_at_the_authority_writes_by_way_of_the_audit(path: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    writes = {ast.unparse(call) for call in calls if isinstance(call, ast.Attribute) and call.attr == "write"}
+    assert writes <= {"self._audit.write"} or path.name in WRITES_UNAUDITED
+
+
 @pytest.mark.parametrize("path", modules(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_settings_reads_the_environment(path: Path) -> None:
     reads = {"os.environ", "os.getenv"} & {

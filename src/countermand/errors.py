@@ -17,7 +17,8 @@
     │  ├─ ForgedEntryError           no candidate hashes to what the checkpoint signed
     │  ├─ BacklogError               more uncovered entries than we hold
     │  ├─ SnapshotMismatchError      a snapshot's body is not the one its header signs
-    │  └─ PostdatedError             a snapshot from the future
+    │  ├─ PostdatedError             a snapshot from the future
+    │  └─ AuditError                 rows of the audit were tampered with
     ├─ TokenError                    a token was refused
     │  ├─ MalformedTokenError        not a token of ours
     │  ├─ BadTokenSignatureError     the signature or its algorithm does not hold
@@ -45,6 +46,7 @@
        │  └─ InvalidTargetError      an audience that was not given (RFC 8707)
        ├─ UnauthenticatedError       no valid credential
        ├─ ForbiddenError             a valid credential without the role
+       ├─ LastKeyError               without this key nobody could administer any more
        ├─ ClockError                 our clocks contradict each other: nothing is signed
        ├─ DataError                  the data directory or the database cannot be used as it is
        ├─ BusyError                  too much at once: try again
@@ -171,6 +173,16 @@ class PostdatedError(LogError):
     """The snapshot is of a time to come, and may leave out what has not expired yet."""
 
     code = "postdated"
+
+
+class AuditError(LogError):
+    """Row `number` of the audit is not what was written there, or is gone."""
+
+    code = "audit"
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(f"row {number} of the audit {what}")
+        self.number = number
 
 
 class TokenError(CountermandError):
@@ -333,6 +345,12 @@ class ForbiddenError(AuthorityError):
     """The credential is valid and does not have the role."""
 
     code = "forbidden"
+
+
+class LastKeyError(AuthorityError):
+    """Without this key nobody could administer the authority any more."""
+
+    code = "last_key"
 
 
 class ClockError(AuthorityError):

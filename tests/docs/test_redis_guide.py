@@ -164,7 +164,7 @@ def entry_fields(signer: Signer, seq: int, reason: str) -> dict[str, str]:
 
 def per_checkpoint(client: Any) -> float:
     for _ in range(MEASURED):
-        client.xadd(KEYS.checkpoints, {"cm_checkpoint": secrets.token_urlsafe(153)})
+        client.xadd(KEYS.checkpoints, {"cm_checkpoint": secrets.token_urlsafe(185)})
     return float(client.memory_usage(KEYS.checkpoints, samples=0) / MEASURED)
 
 

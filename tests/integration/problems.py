@@ -13,6 +13,7 @@ def refused(response: httpx2.Response, status: int | None = None, code: str | No
     assert response.headers.get("content-type") == "application/problem+json", response.text
     assert response.headers["cache-control"] == "no-store"
     body = response.json()
+    assert body.pop("request_id", None) == response.headers.get("x-request-id"), response.text
     assert set(body) == _MEMBERS
     assert body["status"] == response.status_code
     assert body["type"] == f"urn:countermand:problem:{body['code']}"

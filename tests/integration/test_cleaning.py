@@ -72,6 +72,17 @@ async def test_it_comes_to_the_same_in_steps_of_any_size(
     assert left["anchors"] == left["applications"]
 
 
+async def test_the_audit_says_how_many_went_and_of_a_pass_that_takes_nothing_there_is_no_trace(rooms: Rooms) -> None:
+    for _ in range(3):
+        await rooms.session(lifetime_s=60)
+    assert await _pass(rooms, 0) == 0
+    before = (await rooms.service.trail.page(0, 100)).rows
+    assert await _pass(rooms, 61_000 + RETENTION_MS) == 3
+    rows = [chained.row for chained in (await rooms.service.trail.page(len(before), 100)).rows]
+    assert [(row.action, row.target, row.role) for row in rows] == [("anchors.clean", "3", "authority")]
+    assert before[-1].row.action == "session.open"
+
+
 async def test_what_expired_within_the_retention_stays(rooms: Rooms) -> None:
     session = await rooms.session(lifetime_s=60)
     assert await _pass(rooms, 60_000 + RETENTION_MS) == 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -226,7 +227,7 @@ async def test_an_error_in_the_midst_of_an_answer_is_one_line_in_the_log_and_end
 ) -> None:
     keys: list[str] = []
     await rooms.access.ensure(Role.REPLICA, "replica", keys.append)
-    app = create_app(rooms.service, rooms.access, _FailingLog(), ISSUER)
+    app = create_app(rooms.service, rooms.access, _FailingLog(), ISSUER, os.urandom)
     with bound("127.0.0.1", 0) as (listener, url):
         async with serving(app, listener), open_client(10, url=url) as client:
             response = await client.get(path, headers={"authorization": f"Bearer {keys[0]}"})

@@ -18,6 +18,8 @@ from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.tables import METADATA
 from countermand.errors import DataError, NotActiveError
 from countermand.log.anchor import Kind
+from countermand.log.audit import audit_genesis, next_audit_link
+from countermand.log.chain import LogId, genesis
 from countermand.settings import DataDir
 from tests.databases import DATABASES
 from tests.integration.rooms import HeldClock, rooms_open
@@ -126,6 +128,20 @@ async def test_what_stood_before_the_tree_stands_in_it(made: Database, tmp_path:
         assert reach.counts == {Kind.APPLICATION: 1, Kind.SESSION: 1}
         with pytest.raises(NotActiveError):
             await rooms.service.minting.issue(live, ["https://api.example"], [])
+
+
+async def test_a_log_that_stood_before_the_audit_has_one_from_now_on(made: Database, tmp_path: Path) -> None:
+    log_id = LogId(bytes(range(16)))
+    await _ask(made, lambda connection: upgrade(connection, "0003"))
+    async with looking_into(DataDir(tmp_path / "authority")) as earlier:
+        await earlier.execute("INSERT INTO log VALUES (1, :id, 900)", id=log_id.raw)
+        await earlier.execute("INSERT INTO head VALUES (1, 1, 0, :link)", link=genesis(log_id, 1))
+        await earlier.execute('INSERT INTO heartbeat ("only", at_ms) VALUES (1, 0)')
+    async with rooms_open(tmp_path) as rooms:
+        assert rooms.ledger.log_id == log_id
+        await rooms.session()
+        [first, _] = (await rooms.service.trail.page(0, 10)).rows
+        assert first.link == next_audit_link(audit_genesis(log_id), first.row.to_bytes())
 
 
 async def test_a_database_of_a_newer_program_is_refused_in_words_and_left_as_it_was(

@@ -11,6 +11,7 @@ import redis
 import redis.exceptions
 
 from countermand.errors import CountermandError, RefusedError, StoreError
+from countermand.log.checkpoint import CHECKPOINT_BYTES
 from countermand.log.ports import Written
 from countermand.log.wire import REVOCATION_STREAM
 from countermand.stores.consumer import RedisRevocationConsumer
@@ -26,7 +27,7 @@ KEYS: Final = Keys.of()
 MARK: Final = "caracal:revoked:sessions:ses-1"
 DEAD: Final = f"{REVOCATION_STREAM}.dead"
 OTHER: Final = "of another program"
-SIGNED: Final = bytes(153)
+SIGNED: Final = bytes(CHECKPOINT_BYTES)
 KEY: Final = b"a key of at least sixteen bytes"
 RELAY, REPLICA, CONSUMER, READER, WRITER = (
     "countermand-relay",

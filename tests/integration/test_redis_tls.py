@@ -15,6 +15,7 @@ import redis
 
 from countermand.cli.client import AuthorityClient
 from countermand.errors import StoreError, UnreachableError
+from countermand.log.checkpoint import CHECKPOINT_BYTES
 from countermand.log.wire import REVOCATION_STREAM
 from countermand.stores.consumer import RedisRevocationConsumer
 from countermand.stores.redis import RedisRevocationStore
@@ -108,10 +109,10 @@ def _shown(certificate: Certificate) -> dict[str, Any]:
 async def test_what_holds_is_let_through(scene: Scene, make: Callable[[Scene], str]) -> None:
     url = make(scene)
     async with open_writer(url, KEYS) as writer:
-        assert await writer.append([], bytes(153), await writer.look()) is not None
+        assert await writer.append([], bytes(CHECKPOINT_BYTES), await writer.look()) is not None
         await writer.put_snapshot(b"a snapshot")
     batch = await anext(RedisLog(url, KEYS).follow(0))
-    assert list(batch.checkpoints)[-1] == bytes(153)
+    assert list(batch.checkpoints)[-1] == bytes(CHECKPOINT_BYTES)
     assert [chunk async for chunk in RedisLog(url, KEYS).snapshot()] == [b"a snapshot"]
     with redis.Redis.from_url(url) as client:
         store = RedisRevocationStore(client)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.vectors.reference import (
+    AUDIT,
     CHECKPOINT,
     COUNTING,
     ENTRIES,
@@ -24,8 +25,11 @@ from tests.vectors.reference import (
     SNAPSHOT,
     Json,
     anchor_key,
+    audit_chain,
+    audit_genesis,
     b64,
     chain,
+    checkpoint,
     entry,
     fields,
     genesis,
@@ -160,23 +164,23 @@ def chains() -> Json:
 
 def checkpoints() -> Json:
     valid = [
-        position(0, NOW),
-        position(12, NOW + 500),
-        position(5, MAX),
-        position(MAX, NOW, generation=MAX, link=bytes(32)),
+        checkpoint(0, NOW),
+        checkpoint(12, NOW + 500),
+        checkpoint(5, MAX, audited=0),
+        checkpoint(MAX, NOW, generation=MAX, link=bytes(32)),
     ]
-    body = position(12, NOW)[1] + key_id(SEED)
+    body = checkpoint(12, NOW)[1] + key_id(SEED)
     true = signed(CHECKPOINT, body)
-    large = position(12, NOW)[1][:17] + u64(MAX + 1) + position(12, NOW)[1][25:] + key_id(SEED)
+    large = checkpoint(12, NOW)[1][:17] + u64(MAX + 1) + checkpoint(12, NOW)[1][25:] + key_id(SEED)
     flipped = true[:40] + bytes([true[40] ^ 1]) + true[41:]
     refused = [
         ("no bytes", b"", "malformed_record"),
         ("cut short", true[:-1], "malformed_record"),
         ("a byte after its end", true + b"\0", "malformed_record"),
-        ("version 2", b"\2" + true[1:], "unknown_version"),
+        ("version 1", b"\1" + true[1:], "unknown_version"),
         ("generation over 2**53 - 1", signed(CHECKPOINT, large), "malformed_record"),
-        ("another log", signed(CHECKPOINT, position(12, NOW, OTHER_LOG)[1] + key_id(SEED)), "wrong_log"),
-        ("another key", signed(CHECKPOINT, position(12, NOW)[1] + key_id(OTHER_SEED), OTHER_SEED), "unknown_key"),
+        ("another log", signed(CHECKPOINT, checkpoint(12, NOW, OTHER_LOG)[1] + key_id(SEED)), "wrong_log"),
+        ("another key", signed(CHECKPOINT, checkpoint(12, NOW)[1] + key_id(OTHER_SEED), OTHER_SEED), "unknown_key"),
         ("another key under our key's id", signed(CHECKPOINT, body, OTHER_SEED), "bad_signature"),
         ("a flipped bit", flipped, "bad_signature"),
         ("signed as a snapshot", signed(SNAPSHOT, body), "bad_signature"),
@@ -301,15 +305,15 @@ def messages() -> Json:
 
 
 def events() -> Json:
-    checkpoint = signed(CHECKPOINT, position(12, NOW)[1] + key_id(SEED))
+    newest = signed(CHECKPOINT, checkpoint(12, NOW)[1] + key_id(SEED))
     made = [f"event: entry\nid: {given['cm_seq']}\ndata: {json.dumps(given)}\n\n" for given in all_fields()]
-    end = f"event: checkpoint\ndata: {b64(checkpoint)}\n\n"
+    end = f"event: checkpoint\ndata: {b64(newest)}\n\n"
     refused = [
         "event: entry\ndata: {\n\n",
         "event: entry\ndata: []\n\n",
         "event: entry\ndata: {}\n\n",
         "event: checkpoint\ndata: *\n\n",
-        f"event: checkpoint\ndata: {b64(checkpoint)}=\n\n",
+        f"event: checkpoint\ndata: {b64(newest)}=\n\n",
         "data: " + "x" * 16_384,
     ]
     return {
@@ -317,9 +321,9 @@ def events() -> Json:
             {"previous": previous.hex(), "entry": data.hex(), "event": event}
             for previous, (_, data), event in zip(chain(), ENTRIES, made, strict=False)
         ],
-        "checkpoint_events": [{"checkpoint": checkpoint.hex(), "event": end}],
+        "checkpoint_events": [{"checkpoint": newest.hex(), "event": end}],
         "streams": [
-            {"stream": stream, "entries": [data.hex() for _, data in ENTRIES], "checkpoints": [checkpoint.hex()]}
+            {"stream": stream, "entries": [data.hex() for _, data in ENTRIES], "checkpoints": [newest.hex()]}
             for whole in [": a comment\n\nevent: unknown\ndata: x\n\n" + "".join(made) + end]
             for stream in (whole, whole.replace("\n", "\r\n"))
         ],
@@ -354,6 +358,33 @@ def signatures() -> Json:
     }
 
 
+# Audit
+
+
+def audits() -> Json:
+    rows = [values | {"link": link.hex()} for (values, _), link in zip(AUDIT, audit_chain()[1:], strict=True)]
+    bad = "malformed_record"
+    first = rows[0]
+    refused = [
+        {},
+        {name: value for name, value in first.items() if name != "seq"},
+        first | {"more": ""},
+        *(first | {"number": value} for value in (0, -1, MAX + 1, "1", 1.0, True, None)),
+        *(first | {"seq": value} for value in (0, "1")),
+        *(first | {"reason": value} for value in (None, "a\nb", "x" * 513)),
+        *(first | {"link": value} for value in (None, "", first["link"][:-1], first["link"].upper(), "é" * 64)),
+    ]
+    return {
+        "log_id": log_text(LOG),
+        "genesis": audit_genesis(LOG).hex(),
+        "rows": [
+            {"row": row, "bytes": data.hex(), "line": json.dumps({"row": row})}
+            for row, (_, data) in zip(rows, AUDIT, strict=True)
+        ],
+        "refused": [{"row": row, "code": bad} for row in refused],
+    }
+
+
 FILES: Final = {
     "anchor": anchors,
     "entry": entries,
@@ -364,6 +395,7 @@ FILES: Final = {
     "fields": messages,
     "events": events,
     "hmac": signatures,
+    "audit": audits,
 }
 
 

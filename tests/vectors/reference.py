@@ -63,7 +63,7 @@ def key_id(seed: bytes) -> bytes:
     return hashlib.sha256(public(seed)).digest()[:16]
 
 
-CHECKPOINT: Final = "countermand checkpoint v1\n"
+CHECKPOINT: Final = "countermand checkpoint v2\n"
 SNAPSHOT: Final = "countermand snapshot v1\n"
 
 
@@ -188,7 +188,76 @@ def chain(log: bytes = LOG, generation: int = 1) -> list[bytes]:
 def position(
     seq: int, at_ms: int, log: bytes = LOG, generation: int = 1, link: bytes | None = None
 ) -> tuple[Json, bytes]:
-    """Return what a checkpoint says, and the first 73 bytes of one, which are also those of a snapshot's header."""
+    """Return what a snapshot's header says, and its first 73 bytes."""
     link = link or chain(log, generation)[seq]
     values = {"log_id": log_text(log), "generation": generation, "seq": seq, "link": link.hex(), "at_ms": at_ms}
     return values, b"\1" + log + u64(generation) + u64(seq) + link + u64(at_ms)
+
+
+def checkpoint(
+    seq: int, at_ms: int, log: bytes = LOG, generation: int = 1, link: bytes | None = None, audited: int = 2
+) -> tuple[Json, bytes]:
+    """Return what a checkpoint that signs row `audited` of the audit says, and its first 105 bytes."""
+    values, head = position(seq, at_ms, log, generation, link)
+    audit = audit_chain(log)[audited]
+    return values | {"audit": audit.hex()}, b"\2" + head[1:] + audit
+
+
+# Audit
+
+AUDIT_TEXTS: Final = (
+    *("action", "target", "issuer", "reason", "role", "key_id", "application_id", "remote", "request_id"),
+)
+
+
+def audit_row(**given: Any) -> tuple[Json, bytes]:
+    """Return a row's values and its bytes."""
+    values: Json = {"number": 1, "at_ms": NOW, "seq": None} | dict.fromkeys(AUDIT_TEXTS, "") | given
+    head = b"\1" + b"".join(u64(values[name] or 0) for name in ("number", "at_ms", "seq"))
+    return values, head + b"".join(sized(values[name]) for name in AUDIT_TEXTS)
+
+
+def audit_genesis(log: bytes) -> bytes:
+    return hashlib.sha256(b"countermand audit genesis v1\n" + log).digest()
+
+
+def next_audit_link(previous: bytes, data: bytes) -> bytes:
+    return hashlib.sha256(b"countermand audit link v1\n" + previous + data).digest()
+
+
+AUDIT: Final = [
+    audit_row(action="api_key.create", target="0123456789abcdef", role="authority"),
+    audit_row(
+        number=2,
+        seq=1,
+        action="session.revoke",
+        target=f"ses_{COUNTING}",
+        reason="left the company",
+        role="operator",
+        key_id="0123456789abcdef",
+        remote="192.0.2.7",
+        request_id="req-1",
+    ),
+    audit_row(
+        number=3,
+        at_ms=NOW + 1,
+        seq=MAX,
+        action="subject.revoke",
+        target="zoë",
+        issuer="https://idp.example",
+        reason='"quoted" \\ départ 🔑',
+        role="application",
+        key_id="fedcba9876543210",
+        application_id=f"app_{COUNTING}",
+        remote="2001:db8::1",
+        request_id="0123456789abcdef0123456789abcdef",
+    ),
+]
+
+
+def audit_chain(log: bytes = LOG) -> list[bytes]:
+    """Return every link of the audit, the genesis first."""
+    links = [audit_genesis(log)]
+    for _, data in AUDIT:
+        links.append(next_audit_link(links[-1], data))
+    return links

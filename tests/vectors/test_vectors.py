@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from countermand.errors import LogError
 from countermand.log import codec, feed, wire
 from countermand.log.anchor import Anchor, Kind, Rev, anchor_key
+from countermand.log.audit import audit_genesis, next_audit_link, parse_chained, parse_line, to_line
 from countermand.log.chain import Candidate, LogId, genesis, next_link
-from countermand.log.checkpoint import Checkpoint, Pin, parse_checkpoint
+from countermand.log.checkpoint import NO_AUDIT, Checkpoint, Pin, parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.feed import FeedParser
 from countermand.log.hmac import signature_holds, stream_signature
@@ -21,7 +22,7 @@ from countermand.log.snapshot import SnapshotReader, make_snapshot
 from tests.vectors import make
 
 HERE = Path(__file__).parent
-ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, SNAPSHOT, FIELDS, EVENTS, HMAC = (
+ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, SNAPSHOT, FIELDS, EVENTS, HMAC, AUDIT = (
     json.loads((HERE / f"{name}.json").read_text("utf-8")) for name in make.FILES
 )
 
@@ -102,7 +103,8 @@ def test_links(vector: Vector) -> None:
 
 def position(vector: Vector) -> Checkpoint:
     rev = Rev(vector["generation"], vector["seq"])
-    return Checkpoint(LogId.parse(vector["log_id"]), rev, bytes.fromhex(vector["link"]), vector["at_ms"])
+    audit = bytes.fromhex(vector["audit"]) if "audit" in vector else NO_AUDIT
+    return Checkpoint(LogId.parse(vector["log_id"]), rev, bytes.fromhex(vector["link"]), vector["at_ms"], audit)
 
 
 def private_key(seed: str) -> Ed25519PrivateKey:
@@ -230,3 +232,28 @@ def test_refused_documented_signatures(vector: Vector) -> None:
 
 def test_base64url_is_the_one_of_the_vectors() -> None:
     assert codec.to_base64(b"\xfb\xff") == "-_8"
+
+
+# audit.json
+
+
+@each(AUDIT["rows"])
+def test_audit_rows(vector: Vector) -> None:
+    chained = parse_chained(vector["row"])
+    assert chained.row.to_bytes().hex() == vector["bytes"]
+    assert chained.to_json() == vector["row"]
+    assert to_line(chained) == vector["line"]
+    assert parse_line(vector["line"]) == chained
+
+
+def test_the_links_of_the_audit() -> None:
+    link = audit_genesis(LogId.parse(AUDIT["log_id"]))
+    assert link.hex() == AUDIT["genesis"]
+    for vector in AUDIT["rows"]:
+        link = next_audit_link(link, bytes.fromhex(vector["bytes"]))
+        assert link.hex() == vector["row"]["link"]
+
+
+@each(AUDIT["refused"])
+def test_refused_audit_rows(vector: Vector) -> None:
+    refuses(vector["code"], lambda: parse_chained(vector["row"]))

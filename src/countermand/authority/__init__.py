@@ -18,6 +18,9 @@ heartbeat    checkpoints: every second, and after every revocation
 reader       the ledger as a log that can be followed
 relay        the ledger brought to a way that may lose it
 access       who calls: keys for the API, and their roles
+actor        who acts, known all through a request
+audit        a row for every change, in its own transaction
+trail        the audit as it is read
 
 opening      use cases: applications, sessions, agents, grants and delegations
 reading      use cases: one of each, lists, the tree, the ledger

@@ -6,6 +6,7 @@ was still to be told of it is told no more: all of it has expired. Applications 
 never touched, and the answers kept for repeated requests go after a day.
 
 Every step is one short transaction, so none waits long behind it; and a pass that is broken off has done what it has.
+A step that took anchors away is a row of the audit, and says how many.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from sqlalchemy import delete, exists, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
+from countermand.authority.audit import Act, Audit
 from countermand.authority.database import Database
 from countermand.authority.ledger import DAY_MS
 from countermand.errors import AuthorityError, ConfigurationError
@@ -46,6 +48,7 @@ class Cleaning:
         if retention_days < LEAST_DAYS:
             raise ConfigurationError(f"what has ended is kept {LEAST_DAYS} days or longer")
         self._database = database
+        self._audit = Audit(database, clock)
         self._clock = clock
         self._retention_ms = retention_days * DAY_MS
 
@@ -82,7 +85,7 @@ class Cleaning:
         place: tuple[int, int] | None = _START
         while place is not None:
             work = partial(_take_anchors, before_ms=before_ms, place=place)
-            more, place = await self._database.write(work)
+            more, place = await self._audit.write(work)
             taken += more
             await asyncio.sleep(PAUSE_S)
         return taken
@@ -98,7 +101,7 @@ async def _take_requests(connection: AsyncConnection, before_ms: int) -> int:
 
 async def _take_anchors(
     connection: AsyncConnection, before_ms: int, place: tuple[int, int]
-) -> tuple[int, tuple[int, int] | None]:
+) -> tuple[tuple[int, tuple[int, int] | None], Act | None]:
     """Take away what may go of the next anchors that had expired by then; return how many, and the place after them.
 
     By a clock that is ahead of all that was signed nothing has expired.
@@ -117,9 +120,10 @@ async def _take_anchors(
         for column in (tables.labels.c.number, tables.cascades.c.number, tables.lineage.c.descendant, _ANCHORS.number):
             await connection.execute(delete(column.table).where(column.in_(leaves)))
         taken += len(leaves)
+    act = Act("anchors.clean", str(taken)) if taken else None
     if len(looked_at) < STEP:
-        return taken, None
-    return taken, (looked_at[-1].expires_at_ms, looked_at[-1].number)
+        return (taken, None), act
+    return (taken, (looked_at[-1].expires_at_ms, looked_at[-1].number)), act
 
 
 async def _leaves(connection: AsyncConnection, numbers: Sequence[int]) -> Sequence[int]:

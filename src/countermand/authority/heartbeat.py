@@ -19,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import case, false, null, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority import tables
+from countermand.authority import audit, tables
+from countermand.authority.audit import Act
 from countermand.authority.database import Database
 from countermand.authority.ledger import Appended, Draft, Head, Ledger
 from countermand.errors import AuthorityError, ClockError, UnconfirmedError
-from countermand.log.anchor import Rev
+from countermand.log.anchor import Kind, Rev
+from countermand.log.audit import AuditEnd
 from countermand.log.checkpoint import Checkpoint
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
@@ -44,15 +46,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint and its signed bytes."""
+    """A checkpoint and its signed bytes; it signs row `audited` of the audit."""
 
     checkpoint: Checkpoint
     signed: bytes
+    audited: int
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[_T]):
-    """What a transaction wants appended, and what its caller is answered once the entries have their numbers."""
+    """What a transaction wants appended, and what its caller is answered once the entries have their numbers.
+
+    Each entry makes a row of the audit, in the same transaction.
+    """
 
     answer: Callable[[Sequence[Entry]], _T]
     drafts: Sequence[Draft] = ()
@@ -61,6 +67,15 @@ class Change(Generic[_T]):
     def none(cls, answer: _T) -> Self:
         """Return the change that appends nothing."""
         return cls(lambda _entries: answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """What one heartbeat has seen, and up to which row of the audit a kept checkpoint signs."""
+
+    head: Head
+    audited: AuditEnd
+    sealed: int
 
 
 class Heartbeat:
@@ -90,9 +105,15 @@ class Heartbeat:
         self.leads = False
         self._last_signed: Instant | None = None
         self._newest: SignedCheckpoint | None = None
+        self._sealed = 0  # up to which row of the audit a kept checkpoint signs, when last seen
         self._wanted = asyncio.Event()
         self._came = asyncio.Event()
         self._closed = False
+
+    @property
+    def newest(self) -> SignedCheckpoint | None:
+        """The newest checkpoint; None where nothing was signed yet."""
+        return self._newest
 
     def sign_soon(self) -> None:
         """Ask for a checkpoint now; many requests make one."""
@@ -134,8 +155,9 @@ class Heartbeat:
         """Return a checkpoint of this moment. Raises: ClockError, DataError, BusyError."""
         now = self._clock()
         self._check(now)
-        head = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
-        return self._signed(head, now)
+        beat = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
+        self._sealed = beat.sealed
+        return self._signed(beat.head, beat.audited, now)
 
     async def commit(self, work: Callable[[AsyncConnection], Awaitable[Change[_T]]], *, urgent: bool) -> _T:
         """Append what `work` wants, and return its answer; a checkpoint of that is on its way.
@@ -144,23 +166,33 @@ class Heartbeat:
         Raises: as Database.write.
         """
 
-        async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended]]:
+        async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended], AuditEnd | None]:
             change = await work(connection)
+            if not change.drafts:
+                return change.answer(()), (), None
+            audited = await self._record(connection, change.drafts)
             appended = await self._ledger.append(connection, change.drafts)
-            return change.answer([one.entry for one in appended]), appended
+            return change.answer([one.entry for one in appended]), appended, audited
 
         now = self._clock()
         try:
-            answer, appended = await self._database.write(appending, urgent=urgent)
+            answer, appended, audited = await self._database.write(appending, urgent=urgent)
         except (asyncio.CancelledError, UnconfirmedError):
             self.sign_soon()  # whoever gives up does not stop the commit
             raise
         finally:
             self._complain_after(now)
-        if appended:
+        if audited is not None:
             self._ledger.remember([one.candidate for one in appended])
-            self._sign_appended(appended[-1], now)
+            self._sign_appended(appended[-1], audited, now)
         return answer
+
+    async def _record(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> AuditEnd:
+        """Add to the audit what is about to be appended: all who append hold its lock, so the numbers stand."""
+        end = await audit.lock(connection)
+        seq = (await self._ledger.head(connection)).rev.seq
+        acts = [_act(draft, seq + place) for place, draft in enumerate(drafts, 1)]
+        return await audit.record(connection, end, acts, drafts[0].at_ms)
 
     def _complain_after(self, began: Instant) -> None:
         """Raise the alarm where a revocation took long; once in a while, for all that did."""
@@ -173,17 +205,17 @@ class Heartbeat:
             self._quiet_until_ms = now_ms + ALARM_MS
             self._slow.clear()
 
-    def _sign_appended(self, last: Appended, now: Instant) -> None:
+    def _sign_appended(self, last: Appended, audited: AuditEnd, now: Instant) -> None:
         try:
             self._check(now)
         except ClockError:
             self.sign_soon()  # it fails as well, and says why
         else:
             if self._agrees:
-                self._announce(self._signed(Head(last.entry.rev, last.candidate.link), now))
+                self._announce(self._signed(Head(last.entry.rev, last.candidate.link), audited, now))
 
-    async def _beat(self, connection: AsyncConnection, now: Instant) -> Head:
-        """Note the time, which never goes back in the database, and read the head. It writes every time: rule 2."""
+    async def _beat(self, connection: AsyncConnection, now: Instant) -> "_Beat":
+        """Note the time, which never goes back in the database, and read the heads. It writes every time: rule 2."""
         noted, relay, relay_at_ms = tables.heartbeat.c.at_ms, tables.heartbeat.c.relay, tables.heartbeat.c.relay_at_ms
         later = case((noted < now.wall_ms, now.wall_ms), else_=noted)
         ours = relay == self._process_id
@@ -193,9 +225,16 @@ class Heartbeat:
         led_at_ms = case((mine, now.wall_ms), else_=relay_at_ms)
         values = update(tables.heartbeat).values(at_ms=later, relay=leader, relay_at_ms=led_at_ms)
         self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
-        head = await self._ledger.head(connection)
+        head, audited = await self._ledger.head(connection), await audit.end_of(connection)
         self._compare(await self._database.clock_ms(connection), now)
-        return head
+        return _Beat(head, audited, await self._seal(connection))
+
+    async def _seal(self, connection: AsyncConnection) -> int:
+        """Keep the newest checkpoint, if it signs more of the audit than any that is kept; return how far one does."""
+        newest = self._newest
+        if newest is None or newest.audited <= self._sealed:
+            return self._sealed
+        return await audit.seal(connection, newest.audited, newest.checkpoint.at_ms, newest.signed)
 
     def _compare(self, database_ms: int | None, before: Instant) -> None:
         """Refuse a database's clock that is not ours, within the tolerance. Raises: ClockError."""
@@ -206,10 +245,10 @@ class Heartbeat:
         if not self._agrees:
             raise ClockError("the database's clock and ours are more than a second apart: set the wrong one right")
 
-    def _signed(self, head: Head, now: Instant) -> SignedCheckpoint:
-        checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms)
+    def _signed(self, head: Head, audited: AuditEnd, now: Instant) -> SignedCheckpoint:
+        checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms, audited.link)
         self._last_signed = now
-        return SignedCheckpoint(checkpoint, checkpoint.sign(self._key))
+        return SignedCheckpoint(checkpoint, checkpoint.sign(self._key), audited.number)
 
     def _check(self, now: Instant) -> None:
         last = self._last_signed
@@ -234,6 +273,12 @@ class Heartbeat:
                 await self._wanted.wait()
         except TimeoutError:
             return
+
+
+def _act(draft: Draft, seq: int) -> Act:
+    """Return what entry `seq` is in the audit."""
+    action = "cutoff.create" if draft.kind is Kind.CUTOFF else f"{draft.kind.text}.revoke"
+    return Act(action, draft.id, draft.issuer, draft.reason, seq)
 
 
 def _order(signed: SignedCheckpoint) -> tuple[Rev, int]:

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import case, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority import tables
+from countermand.authority import audit, tables
 from countermand.authority.database import Database
 from countermand.errors import DataError
 from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
@@ -289,6 +289,7 @@ async def _begin(connection: AsyncConnection, log_id: LogId) -> None:
     await connection.execute(insert(tables.log).values(only=1, log_id=log_id.raw, longest_mandate_s=0))
     await connection.execute(insert(tables.head).values(only=1, generation=FIRST_GENERATION, seq=0, link=link))
     await connection.execute(insert(tables.heartbeat).values(only=1, at_ms=0))
+    await audit.begin(connection, log_id)
 
 
 async def _check_end(connection: AsyncConnection, head: Head) -> None:

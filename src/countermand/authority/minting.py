@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countermand.authority.audit import Act, Audit
 from countermand.authority.checks import check_authority
 from countermand.authority.database import Database
 from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
@@ -70,6 +71,7 @@ class Minting:
         random: Callable[[int], bytes],
     ) -> None:
         self._database = database
+        self._audit = Audit(database, clock)
         self._ledger = ledger
         self._keys = keys
         self._policy = policy
@@ -122,7 +124,7 @@ class Minting:
         now_ms = self._clock().wall_ms
         authority = await self._own_authority(application_id, audience, scopes, now_ms)
         if authority is None:
-            await self._database.write(lambda connection: self._open_own_session(connection, application_id, now_ms))
+            await self._audit.write(lambda connection: self._open_own_session(connection, application_id, now_ms))
             authority = await self._own_authority(application_id, audience, scopes, now_ms)
         if authority is None:
             raise NotActiveError("the application's own session was ended as soon as it was opened")
@@ -144,15 +146,18 @@ class Minting:
         given = tuple((limit.scopes or ()) if scopes is None else scopes)
         return _Authority(lineage | Lineage([limit]), basis, None, rev, given, tuple(audience))
 
-    async def _open_own_session(self, connection: AsyncConnection, application_id: str, now_ms: int) -> None:
+    async def _open_own_session(
+        self, connection: AsyncConnection, application_id: str, now_ms: int
+    ) -> tuple[None, Act | None]:
         """Open an application's own session, unless another call has done so by now."""
         await self._database.lock(connection, f"the own session of {application_id}")
         if await find_own_session(connection, application_id, now_ms, self._policy.mandate_s) is not None:
-            return
+            return None, None
         seq = (await self._ledger.head(connection)).rev.seq
         id_ = own_id(Kind.SESSION, self._random(16))
         await add_own_session(connection, id_, application_id, now_ms, seq)
         await (await load(connection, [id_])).require_standing(connection, self._ledger, now_ms)
+        return None, Act("session.open", id_)
 
     async def exchange(self, client_id: str, wanted: TokenExchange) -> IssuedMandate:
         """Mint a mandate for an application in exchange for another, from which its authority comes.

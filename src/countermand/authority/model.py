@@ -11,8 +11,15 @@ _T = TypeVar("_T")
 
 
 class Role(StrEnum):
-    """What a caller may do. An administrator may do everything but act as an application."""
+    """What a caller may do.
 
+    A reader reads everything under /v1, and no secret; an operator also revokes, cuts off and closes grants. An
+    administrator may do everything but act as an application. A replica reads the log and nothing else, an application
+    asks for mandates.
+    """
+
+    READER = "reader"
+    OPERATOR = "operator"
     ADMINISTRATOR = "administrator"
     REPLICA = "replica"
     APPLICATION = "application"
@@ -23,6 +30,36 @@ class SubjectType(StrEnum):
 
     USER = "user"
     APPLICATION = "application"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key for the API, without what is secret of it. `last_used_at_ms` is exact to a minute or so."""
+
+    id: str
+    role: Role
+    name: str
+    application_id: str | None
+    created_at_ms: int
+    expires_at_ms: int | None = None
+    revoked_at_ms: int | None = None
+    last_used_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A key on the only occasion on which it is seen whole. `secret` is in no `repr`."""
+
+    key: ApiKey
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyPage:
+    """Some keys, and after which id the next page begins; None on the last."""
+
+    items: list[ApiKey]
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ rests on, and a delegation hands on no more than there is: scopes, audience, dep
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countermand.authority.audit import Act, Audit
 from countermand.authority.checks import check_authority, check_depth, check_labels, check_life, check_name
 from countermand.authority.database import Database
 from countermand.authority.exchange import covering, own_edge
@@ -20,6 +21,14 @@ from countermand.authority.views import Seen, agent_of, application_of, delegati
 from countermand.errors import ExceededError, InvalidValueError
 from countermand.log.anchor import Kind, own_id
 from countermand.log.freshness import Instant
+
+_ACTIONS: Final = {
+    Kind.APPLICATION: "application.create",
+    Kind.SESSION: "session.open",
+    Kind.AGENT: "agent.start",
+    Kind.GRANT: "grant.create",
+    Kind.DELEGATION: "delegation.create",
+}
 
 _T = TypeVar("_T")
 
@@ -35,6 +44,7 @@ class Opening:
         self, database: Database, ledger: Ledger, clock: Callable[[], Instant], random: Callable[[int], bytes]
     ) -> None:
         self._database = database
+        self._audit = Audit(database, clock)
         self._ledger = ledger
         self._clock = clock
         self._random = random
@@ -223,11 +233,11 @@ class Opening:
     async def _open(self, row: Row, work: Callable[[AsyncConnection, Row], Awaitable[_T]]) -> _T:
         """Return what `work` makes of `row`, in a transaction that reads the ledger first: what comes later counts."""
 
-        async def begun(connection: AsyncConnection) -> _T:
+        async def begun(connection: AsyncConnection) -> tuple[_T, Act]:
             seq = (await self._ledger.head(connection)).rev.seq
-            return await work(connection, replace(row, opened_seq=seq))
+            return await work(connection, replace(row, opened_seq=seq)), Act(_ACTIONS[row.kind], row.id)
 
-        return await self._database.write(begun)
+        return await self._audit.write(begun)
 
     @staticmethod
     async def _add(connection: AsyncConnection, row: Row, above: Lineage) -> Row:

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
+from countermand.authority.audit import Act, Audit
 from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
@@ -32,6 +33,7 @@ class Revoking:
         self, database: Database, ledger: Ledger, heartbeat: Heartbeat, issuer: str, clock: Callable[[], Instant]
     ) -> None:
         self._database = database
+        self._audit = Audit(database, clock)
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._issuer = issuer
@@ -88,14 +90,16 @@ class Revoking:
         Raises: NotFoundError.
         """
 
-        async def work(connection: AsyncConnection) -> Grant:
+        async def work(connection: AsyncConnection) -> tuple[Grant, Act | None]:
             row = await read_row(connection, id_, Kind.GRANT, lock=True)
+            act = None
             if row.closed_at_ms is None:
                 await _mark(connection, row, "closed_at_ms", self._clock().wall_ms)
+                act = Act("grant.close", id_)
             [seen] = await see(connection, [row.number], self._clock().wall_ms)
-            return grant_of(seen)
+            return grant_of(seen), act
 
-        return await self._database.write(work)
+        return await self._audit.write(work)
 
     async def cut_off(
         self, target: str, issuer: str = "", before_ms: int | None = None, reason: str = ""

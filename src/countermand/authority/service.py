@@ -16,12 +16,13 @@ from countermand.authority.presenting import Presenting
 from countermand.authority.reading import Reading
 from countermand.authority.revoking import Revoking
 from countermand.authority.sweeping import Sweeping
+from countermand.authority.trail import Trail
 from countermand.log.freshness import Instant
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What may act, what proves it, and what ends it; who is still to be told of it, and who asks."""
+    """What may act, what proves it, and what ends it; who is still to be told of it, who asks, and who did what."""
 
     opening: Opening
     reading: Reading
@@ -32,6 +33,7 @@ class Authority:
     presenting: Presenting
     once: Once
     cleaning: Cleaning
+    trail: Trail
 
     @classmethod
     async def start(
@@ -61,4 +63,5 @@ class Authority:
             Presenting(database, ledger, minting, revoking, clock),
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
+            Trail(database, heartbeat),
         )

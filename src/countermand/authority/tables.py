@@ -178,6 +178,9 @@ api_keys = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("application_id", String(36)),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),
 )
 signing_keys = Table(
     "signing_keys",
@@ -198,4 +201,40 @@ requests = Table(
     Column("status", SmallInteger),
     Column("media_type", Text),
     Column("body", LargeBinary),
+)
+
+# Who changed what. Nothing here is ever changed or cleaned away: `link` chains each row to the one before. Which column
+# means what: `countermand.log.audit.AuditRow`.
+audit = Table(
+    "audit",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("seq", BigInteger),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("application_id", Text, nullable=False),
+    Column("remote", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("link", LargeBinary, nullable=False),
+)
+# Locked by every change, after all else but the ledger's head.
+audit_head = Table(
+    "audit_head",
+    METADATA,
+    _only(),
+    Column("number", BigInteger, nullable=False),
+    Column("link", LargeBinary, nullable=False),
+)
+# Checkpoints that sign the audit's link after row `number`.
+audit_seals = Table(
+    "audit_seals",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("signed", LargeBinary, nullable=False),
 )

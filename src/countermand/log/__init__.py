@@ -8,6 +8,7 @@ Pure: no I/O, no clock, no asyncio. Every format is given to the byte in docs/pr
     chain        the hash chain that binds the entries in order
     checkpoint   the authority's signed word on where the ledger ended, and when
     snapshot     the signed set of all revocations still in force
+    audit        who changed what, in rows that checkpoints sign
     wire         an entry as the documented text fields, ours beside them
     hmac         the documented `_sig` of a stream message
     feed         the records as server-sent events

@@ -7,7 +7,7 @@ Source: docs/protocol.md, "Checkpoint"; Ed25519 is RFC 8032.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -26,12 +26,14 @@ from countermand.log import codec
 from countermand.log.anchor import Rev
 from countermand.log.chain import LINK_BYTES, LogId
 
-VERSION: Final = 1
+VERSION: Final = 2
 KEY_ID_BYTES: Final = 16
 SIGNATURE_BYTES: Final = 64
-CHECKPOINT_BYTES: Final = 1 + 16 + 8 + 8 + LINK_BYTES + 8 + KEY_ID_BYTES + SIGNATURE_BYTES
+CHECKPOINT_BYTES: Final = 1 + 16 + 8 + 8 + LINK_BYTES + 8 + LINK_BYTES + KEY_ID_BYTES + SIGNATURE_BYTES
 
-_CONTEXT = b"countermand checkpoint v1\n"
+NO_AUDIT: Final = bytes(LINK_BYTES)
+
+_CONTEXT = b"countermand checkpoint v2\n"
 
 
 def key_id(key: Ed25519PublicKey) -> bytes:
@@ -84,12 +86,16 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The ledger `log_id` ended at `rev` with chain hash `link` at `at_ms` (UTC, by the authority's clock)."""
+    """The ledger `log_id` ended at `rev` with chain hash `link` at `at_ms` (UTC, by the authority's clock).
+
+    `audit` is the newest link of the audit. A snapshot's header says nothing of that: it has NO_AUDIT.
+    """
 
     log_id: LogId
     rev: Rev
     link: bytes
     at_ms: int
+    audit: bytes = NO_AUDIT
 
     def to_bytes(self) -> bytes:
         """Return the 72 bytes that say this, in a checkpoint and in a snapshot's header."""
@@ -104,8 +110,8 @@ class Checkpoint:
         return cls(log_id, rev, reader.take(LINK_BYTES), reader.number(8))
 
     def sign(self, key: Ed25519PrivateKey) -> bytes:
-        """Return the signed record, 153 bytes."""
-        body = bytes((VERSION,)) + self.to_bytes() + key_id(key.public_key())
+        """Return the signed record, 185 bytes."""
+        body = bytes((VERSION,)) + self.to_bytes() + self.audit + key_id(key.public_key())
         return body + key.sign(_CONTEXT + body)
 
 
@@ -131,7 +137,7 @@ def parse_checkpoint(data: bytes) -> UnverifiedCheckpoint:
     if len(data) != CHECKPOINT_BYTES:
         raise MalformedError(f"a checkpoint has {CHECKPOINT_BYTES} bytes")
     reader = codec.Reader(data, 1)
-    claimed = Checkpoint.read(reader)
+    claimed = replace(Checkpoint.read(reader), audit=reader.take(LINK_BYTES))
     signer = reader.take(KEY_ID_BYTES)
     return UnverifiedCheckpoint(claimed, signer, data[: reader.at], reader.take(SIGNATURE_BYTES))
 

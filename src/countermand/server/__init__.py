@@ -9,6 +9,9 @@ idempotency  requests that come twice
 openapi      what all of this says of itself
 oauth        /oauth2 and its metadata: mandates given, ended and looked at, for applications
 feed         /v1/log: the log as server-sent events, and snapshots
+keys         /v1/keys: who may call, and as what
+audit        /v1/audit: who changed what
+trace        a request's id, in its answer and wherever it leaves a trace
 caller       who calls, and what they may do
 limit        how long a request's body may be, and may take
 problem      every refusal as a problem document

@@ -6,7 +6,9 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from countermand.authority.access import Access
 from countermand.authority.model import Role
+from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
+from countermand.server.audit import audit_router
 from countermand.server.bodies import (
     AgentOut,
     AgentRead,
@@ -34,21 +36,24 @@ from countermand.server.bodies import (
     SessionsOut,
     TreeOut,
 )
-from countermand.server.caller import requires
+from countermand.server.caller import requires_to_change
 from countermand.server.filters import AgentsQuery, ApplicationsQuery, DelegationsQuery, GrantsQuery, SessionsQuery
+from countermand.server.keys import keys_router
 from countermand.server.revocations import add_revocations
 
 
-def admin_router(authority: Authority, access: Access) -> APIRouter:
-    """Return the routes for administrators."""
-    router = APIRouter(prefix="/v1", dependencies=[Depends(requires(Role.ADMINISTRATOR))])
+def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
+    """Return the routes of the admin API: readers read; who changes is an administrator, if nothing else is said."""
+    router = APIRouter(prefix="/v1", dependencies=[Depends(requires_to_change(Role.ADMINISTRATOR))])
+    ending = APIRouter(prefix="/v1", dependencies=[Depends(requires_to_change(Role.OPERATOR))])
     _add_applications(router, authority, access)
     _add_sessions(router, authority)
     _add_agents(router, authority)
     _add_grants(router, authority)
     _add_delegations(router, authority)
-    add_revocations(router, authority)
-    return router
+    _add_closing(ending, authority.revoking)
+    add_revocations(ending, authority)
+    return [router, ending, keys_router(access), audit_router(authority.trail)]
 
 
 def _add_applications(router: APIRouter, authority: Authority, access: Access) -> None:
@@ -73,7 +78,8 @@ def _add_applications(router: APIRouter, authority: Authority, access: Access) -
     async def create_key(application_id: str, body: NewKey, response: Response) -> KeyOut:
         """Make a key with which the application asks for mandates. It is shown this once."""
         response.headers["cache-control"] = "no-store"
-        return KeyOut(client_id=application_id, client_secret=await access.create_for(application_id, body.name))
+        made = await access.create_for(application_id, body.name, body.lifetime_s)
+        return KeyOut(client_id=application_id, client_secret=made.secret)
 
 
 def _add_sessions(router: APIRouter, authority: Authority) -> None:
@@ -138,7 +144,7 @@ def _add_agents(router: APIRouter, authority: Authority) -> None:
 
 
 def _add_grants(router: APIRouter, authority: Authority) -> None:
-    opening, reading, revoking = authority.opening, authority.reading, authority.revoking
+    opening, reading = authority.opening, authority.reading
 
     @router.post("/grants", status_code=201)
     async def create_grant(body: NewGrant) -> GrantOut:
@@ -158,6 +164,8 @@ def _add_grants(router: APIRouter, authority: Authority) -> None:
         """One grant, with all that it rests on."""
         return GrantRead.of(await reading.grant(grant_id))
 
+
+def _add_closing(router: APIRouter, revoking: Revoking) -> None:
     @router.post("/grants/{grant_id}/close")
     async def close_grant(grant_id: str) -> GrantOut:
         """Close a grant for the future; what was opened and minted by it goes on."""

@@ -1,5 +1,6 @@
 """Everything that the authority serves, as one ASGI application."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -11,13 +12,14 @@ from countermand.authority.access import Access
 from countermand.authority.service import Authority
 from countermand.log.ports import LogReader
 from countermand.server import problem
-from countermand.server.api import admin_router
+from countermand.server.api import admin_routers
 from countermand.server.caller import Authentication
 from countermand.server.feed import feed_router
 from countermand.server.idempotency import Idempotency
 from countermand.server.limit import BodyLimit
 from countermand.server.oauth import oauth_router
 from countermand.server.openapi import describe, operation_id
+from countermand.server.trace import RequestIds
 
 MAX_BODY_BYTES: Final = 65_536
 KEYS_MAX_AGE_S: Final = 60
@@ -40,10 +42,13 @@ _KEY_SET: Final[dict[str, Any]] = {
 }
 
 
-def create_app(authority: Authority, access: Access, log: LogReader, issuer: str) -> FastAPI:
+def create_app(
+    authority: Authority, access: Access, log: LogReader, issuer: str, random: Callable[[int], bytes]
+) -> FastAPI:
     """Return the application, which others reach at `issuer`.
 
-    It opens nothing and closes nothing: what it is given outlives it.
+    It opens nothing and closes nothing: what it is given outlives it. `random` gives as many random bytes as it is
+    asked for, for the ids of requests.
     """
     app = FastAPI(
         title="Countermand",
@@ -56,11 +61,11 @@ def create_app(authority: Authority, access: Access, log: LogReader, issuer: str
     describe(app)
     app.add_middleware(Idempotency, once=authority.once)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(Authentication, access=access)  # what is added last comes first
+    app.add_middleware(Authentication, access=access)
+    app.add_middleware(RequestIds, random=random)  # what is added last comes first
     problem.install(app)
-    app.include_router(admin_router(authority, access))
-    app.include_router(oauth_router(authority, access, issuer))
-    app.include_router(feed_router(log))
+    for router in (*admin_routers(authority, access), oauth_router(authority, access, issuer), feed_router(log)):
+        app.include_router(router)
 
     @app.get("/.well-known/jwks.json", response_class=_KeySetResponse, responses={200: _KEY_SET})
     async def keys(_request: Request) -> Response:

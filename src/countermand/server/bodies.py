@@ -8,7 +8,8 @@ from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from countermand.authority.checks import LONGEST_S, MAX_DEPTH, MAX_LABEL_CHARS, MAX_LABELS
-from countermand.authority.model import IssuedMandate, SubjectType
+from countermand.authority.model import IssuedMandate, NewApiKey, Role, SubjectType
+from countermand.authority.trail import AuditPage
 from countermand.errors import InvalidValueError
 from countermand.log.anchor import Kind
 
@@ -71,6 +72,19 @@ class NewApplication(_Body):
 
 class NewKey(_Body):
     name: str = "made over the admin API"
+    lifetime_s: Life | None = None
+
+
+class NewApiKeyBody(_Body):
+    """Without `lifetime_s` the key never expires."""
+
+    role: Literal["reader", "operator", "administrator", "replica"]
+    name: str
+    lifetime_s: Life | None = None
+
+
+class Why(_Body):
+    reason: str = ""
 
 
 class NewSession(_Body):
@@ -202,6 +216,75 @@ class KeyOut(_Answer):
 
     client_id: str
     client_secret: str
+
+
+class ApiKeyOut(_Answer):
+    """`last_used_at` is exact to a minute or so."""
+
+    id: str
+    role: Role
+    name: str
+    application_id: str | None
+    created_at: _CreatedAt
+    expires_at: Annotated[datetime | None, _Time, Field(validation_alias="expires_at_ms")]
+    revoked_at: _RevokedAt
+    last_used_at: Annotated[datetime | None, _Time, Field(validation_alias="last_used_at_ms")]
+
+
+class NewApiKeyOut(BaseModel):
+    """The secret is seen this once."""
+
+    key: ApiKeyOut
+    secret: str
+
+    @classmethod
+    def of_new(cls, made: NewApiKey) -> Self:
+        return cls(key=ApiKeyOut.of(made.key), secret=made.secret)
+
+
+class ApiKeysOut(_Answer):
+    """`next` is for the query's `after`; None on the last page."""
+
+    items: list[ApiKeyOut]
+    next: str | None
+
+
+class AuditRowOut(BaseModel):
+    """What is hashed has one spelling: so the time is a number, in milliseconds since 1970, UTC, and `link` is hex."""
+
+    number: int
+    at_ms: int
+    seq: int | None
+    action: str
+    target: str
+    issuer: str
+    reason: str
+    role: str
+    key_id: str
+    application_id: str
+    remote: str
+    request_id: str
+    link: str
+
+
+class SealOut(BaseModel):
+    """A checkpoint in base64url that signs the link of row `number`."""
+
+    number: int
+    checkpoint: str
+
+
+class AuditOut(BaseModel):
+    """`next` is for the query's `after`; None on the last page."""
+
+    rows: list[AuditRowOut]
+    seals: list[SealOut]
+    next: int | None
+
+    @classmethod
+    def of_page(cls, page: AuditPage) -> Self:
+        rows = [AuditRowOut(**row.to_json()) for row in page.rows]
+        return cls(rows=rows, seals=[SealOut(**seal.to_json()) for seal in page.seals], next=page.next)
 
 
 class SessionOut(_AnchoredOut):

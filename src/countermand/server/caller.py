@@ -17,6 +17,7 @@ from countermand.server.problem import refusal
 
 PROTECTED: Final = "/v1"
 """Every path at and below this one needs a key, whether there is anything at it or not."""
+_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class Authentication:
@@ -39,19 +40,35 @@ class Authentication:
 
 
 def requires(role: Role) -> Callable[[Request], Awaitable[Caller]]:
-    """Return a dependency that lets only callers of `role` through.
+    """Return a dependency that lets only callers through who may do what `role` may.
 
     Raises, when it is asked: UnauthenticatedError, ForbiddenError.
     """
 
     async def caller(request: Request) -> Caller:
-        found = getattr(request.state, "caller", None)
-        if not isinstance(found, Caller):
-            raise UnauthenticatedError("this needs a valid API key")
-        found.require(role)
-        return found
+        return _found(request, role)
 
     return caller
+
+
+def requires_to_change(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """Return the dependency that lets readers read, and only callers change who may do what `role` may.
+
+    Raises: as what `requires` returns.
+    """
+
+    async def caller(request: Request) -> Caller:
+        return _found(request, Role.READER if request.method in _READS else role)
+
+    return caller
+
+
+def _found(request: Request, role: Role) -> Caller:
+    found = getattr(request.state, "caller", None)
+    if not isinstance(found, Caller):
+        raise UnauthenticatedError("this needs a valid API key")
+    found.require(role)
+    return found
 
 
 def _bearer(headers: list[str]) -> str | None:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
+from countermand.authority.actor import current_actor
 from countermand.errors import (
     AlreadyDoneError,
     BusyError,
@@ -27,6 +28,7 @@ from countermand.errors import (
     InvalidTargetError,
     InvalidValueError,
     KeyReusedError,
+    LastKeyError,
     MalformedError,
     NotActiveError,
     NotFoundError,
@@ -34,6 +36,7 @@ from countermand.errors import (
     UnconfirmedError,
     UnreachableError,
 )
+from countermand.server.trace import HEADER
 
 STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     InvalidValueError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -48,6 +51,7 @@ STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     InProgressError: HTTPStatus.CONFLICT,
     AlreadyDoneError: HTTPStatus.CONFLICT,
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    LastKeyError: HTTPStatus.CONFLICT,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DataError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnconfirmedError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -71,13 +75,14 @@ _log = logging.getLogger(__name__)
 
 
 class ProblemOut(BaseModel):
-    """The names of RFC 9457 §3.1, and `code`, which is the last part of `type`."""
+    """The names of RFC 9457 §3.1; `code`, which is the last part of `type`; `request_id` is in the headers, too."""
 
     type: str
     title: str
     status: int
     code: str
     detail: str
+    request_id: str
 
 
 def problem(status: int, code: str, detail: str) -> JSONResponse:
@@ -87,13 +92,17 @@ def problem(status: int, code: str, detail: str) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     elif status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["retry-after"] = "1"
-    body = {
+    body: dict[str, object] = {
         "type": f"{TYPE}{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
         "detail": detail,
     }
+    request_id = current_actor().request_id
+    if request_id:
+        headers[HEADER] = request_id  # what answers a failure of ours stands before all that would add it
+        body["request_id"] = request_id
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 

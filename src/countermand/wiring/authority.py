@@ -83,7 +83,7 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             listening = database.listen(heartbeat.heard)
             async with (
                 beside(heartbeat.run(), stop=heartbeat.close),
-                beside(listening, *relays, service.cleaning.run()),
+                beside(listening, access.run(), *relays, service.cleaning.run()),
             ):
                 yield RunningAuthority(service, access, heartbeat, log, pin, issuer, await ledger.count())
         finally:

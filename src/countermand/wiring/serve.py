@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -37,7 +38,7 @@ async def serve_authority(settings: AuthoritySettings) -> AsyncIterator[tuple[Ru
         if settings.issuer is None and ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
             raise ConfigurationError("on every address no URL is ours: set COUNTERMAND_ISSUER to the one others use")
         async with run_authority(settings, url) as authority:
-            app = create_app(authority.service, authority.access, authority.log, authority.issuer)
+            app = create_app(authority.service, authority.access, authority.log, authority.issuer, os.urandom)
             async with serving(app, listener):
                 try:
                     yield authority, url

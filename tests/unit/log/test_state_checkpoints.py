@@ -147,7 +147,7 @@ def test_a_checkpoint_by_a_mandate_key_is_refused(signer: Signer, state: LogStat
         b"countermand snapshot v1\n",
         b"countermand genesis v1\n",
         b"countermand link v1\n",
-        b"countermand checkpoint v2\n",
+        b"countermand checkpoint v1\n",
     ],
 )
 def test_a_checkpoint_that_the_right_key_signed_for_another_purpose_is_refused(
@@ -169,7 +169,7 @@ def test_a_snapshots_header_is_no_checkpoint_and_a_checkpoint_is_no_snapshots_he
     signer: Signer, state: LogState
 ) -> None:
     checkpoint, header = signer.checkpoint(NOW_MS + 1), signer.snapshot(NOW_MS + 1)[:HEADER_BYTES]
-    refused(state, header, MalformedError)
+    refused(state, header, UnknownVersionError)
     # The same length, and a signature that holds, for the other purpose.
     body = checkpoint[:-SIGNATURE_BYTES]
     refused(state, body + header[-SIGNATURE_BYTES:], BadSignatureError)
@@ -216,7 +216,7 @@ def test_every_single_flipped_bit_of_a_checkpoint_is_refused(signer: Signer, sta
 
 def test_a_checkpoint_cut_or_lengthened_anywhere_is_refused(signer: Signer, state: LogState) -> None:
     true = signer.checkpoint(NOW_MS + 1)
-    assert len(true) == CHECKPOINT_BYTES == 153
+    assert len(true) == CHECKPOINT_BYTES == 185
     for length in range(len(true)):
         refused(state, true[:length], MalformedError)
     refused(state, true + b"\0", MalformedError)
@@ -224,8 +224,8 @@ def test_a_checkpoint_cut_or_lengthened_anywhere_is_refused(signer: Signer, stat
 
 
 def test_a_checkpoint_of_another_version_says_so(signer: Signer, state: LogState) -> None:
-    refused(state, b"\2" + signer.checkpoint()[1:], UnknownVersionError)
-    refused(state, b"\2 of any length", UnknownVersionError)
+    refused(state, b"\1" + signer.checkpoint()[1:], UnknownVersionError)
+    refused(state, b"\1 of any length", UnknownVersionError)
 
 
 def test_what_a_checkpoint_claims_can_be_read_before_it_is_verified_and_is_not_a_checkpoint(signer: Signer) -> None:

@@ -198,7 +198,7 @@ def test_a_snapshot_of_another_log_or_another_key_is_refused_at_its_header() -> 
 def test_a_header_that_the_right_key_signed_for_another_purpose_is_refused() -> None:
     signer = signer_of(2)
     body = signer.snapshot()[: HEADER_BYTES - SIGNATURE_BYTES]
-    for context in (b"", b"countermand checkpoint v1\n", b"countermand snapshot v2\n"):
+    for context in (b"", b"countermand checkpoint v2\n", b"countermand snapshot v2\n"):
         with pytest.raises(BadSignatureError):
             SnapshotReader(signer.pin).feed(body + KEY.sign(context + body))
 

@@ -18,7 +18,7 @@ from countermand.authority.access import Access, Caller
 from countermand.authority.model import Role
 from countermand.errors import UnauthenticatedError
 
-READERS: Final = frozenset({Role.ADMINISTRATOR, Role.REPLICA})
+READERS: Final = frozenset({Role.READER, Role.OPERATOR, Role.ADMINISTRATOR, Role.REPLICA})
 """Whose keys may ask about every token."""
 
 
