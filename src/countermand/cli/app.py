@@ -7,6 +7,9 @@ import typer
 from rich.logging import RichHandler
 from typer.core import TyperGroup
 
+from countermand.authority.actor import mark_request
+from countermand.cli.access import access
+from countermand.cli.auditing import audit
 from countermand.cli.checking import check
 from countermand.cli.inspecting import inspect
 from countermand.cli.looking import sessions, tail, tree
@@ -52,13 +55,15 @@ app = typer.Typer(
 )
 for _verb in (up, sessions, tree, revoke, cutoff, inspect, check, tail, demo):
     app.command()(_verb)
+app.add_typer(audit, name="audit")
+app.add_typer(access, name="access")
 
 
 def run() -> None:
     """Run the verb that was typed. An error of ours becomes one line."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
-    )
+    handler = RichHandler(console=err, show_path=False)
+    handler.addFilter(mark_request)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s%(request)s", handlers=[handler])
     try:
         app()
     except CountermandError as error:

@@ -10,10 +10,12 @@ from urllib.parse import quote
 import httpx2
 
 from countermand.errors import BadAnswerError, InvalidValueError, NotFoundError, RefusedError, UnreachableError
+from countermand.log.audit import ChainedRow, Seal, parse_chained, parse_seal
 from countermand.settings import ClientSettings
 from countermand.transport.http import check_api_key, check_url, is_exposed, open_client
 
 TIMEOUT_S: Final = 10.0
+AUDIT_PAGE: Final = 1_000
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693 §3
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name of RFC 8693 §2.1
 
@@ -75,6 +77,36 @@ class AuthorityClient:
             if answer["next"] is None:
                 return
             place = {"after": answer["next"]}
+
+    async def audit(self, after: int = 0) -> AsyncIterator[list[ChainedRow | Seal]]:
+        """Yield every change after number `after`, page by page, each seal behind the row that it signs."""
+        following: int | None = after
+        while following is not None:
+            params = {"after": following, "limit": AUDIT_PAGE}
+            answer = await self._call("GET", "/v1/audit", "rows", "seals", "next", params=params)
+            rows, seals = map(parse_chained, answer["rows"]), map(parse_seal, answer["seals"])
+            records: list[ChainedRow | Seal] = [*rows, *seals]
+            yield sorted(records, key=lambda record: record.place)
+            following = answer["next"]
+
+    async def api_keys(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield every key for the API, page by page; none of them whole."""
+        after = ""
+        while True:
+            answer = await self._call("GET", "/v1/keys", "items", "next", params={"after": after})
+            yield answer["items"]
+            if answer["next"] is None:
+                return
+            after = answer["next"]
+
+    async def create_api_key(self, role: str, name: str, lifetime_s: int | None = None) -> str:
+        """Return a new key for the API; it is not seen again."""
+        body = {"role": role, "name": name}
+        return str((await self._post("/v1/keys", body, "secret", lifetime_s=lifetime_s))["secret"])
+
+    async def revoke_api_key(self, id_: str, reason: str = "") -> dict[str, Any]:
+        """Revoke a key for the API, and return it."""
+        return await self._post(f"/v1/keys/{_quoted(id_)}/revoke", {}, "id", "revoked_at", reason=reason)
 
     async def tree(self, id_: str) -> dict[str, Any]:
         """Return an anchor and what rests on it: `nodes`, ancestors first, and whether that `is_whole`."""
