@@ -6,6 +6,7 @@ middleware asks.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -111,7 +112,7 @@ def _claims() -> MandateClaims:
 
 
 def _guard(keys: KeySource, log: BenchLog) -> Guard:
-    return Guard(keys, log.replica, issuer=ISSUER, audience=AUDIENCE, clock_s=time.time)
+    return Guard(keys, log.replica, issuer=ISSUER, audience=AUDIENCE, clock_s=time.time, random=os.urandom)
 
 
 async def _decide(guard: Guard, texts: Sequence[str]) -> float:

@@ -1,5 +1,6 @@
 """A resource server beside the rooms of an authority: a real replica that applies what was signed, and a real guard."""
 
+import os
 from typing import Final
 
 from countermand.enforce.decision import Allow, Decision
@@ -22,7 +23,12 @@ class Verifier:
         keys = StaticKeys(rooms.service.minting.key_set)
         replica = Replica(self._state, rooms.clock, local=True)
         self._guard = Guard(
-            keys, replica, issuer=ISSUER, audience=TOOLS, clock_s=lambda: self._rooms.clock.wall_ms / 1000
+            keys,
+            replica,
+            issuer=ISSUER,
+            audience=TOOLS,
+            clock_s=lambda: self._rooms.clock.wall_ms / 1000,
+            random=os.urandom,
         )
 
     async def apply(self) -> None:

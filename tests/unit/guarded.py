@@ -26,6 +26,8 @@ from tests.unit.mandates import AUDIENCE, CLAIMS, DELEGATED, ES256, FOREIGN, ISS
 TOKEN_TEXT = mint(CLAIMS, ES256)
 DELEGATED_TEXT = mint(DELEGATED, ES256)
 FOREIGN_TEXT = sign(FOREIGN)
+ID_HEADER = (b"x-request-id", b"0" * 32)
+"""What every answer has: the random bytes of these tests are zeros."""
 SECRETS = [part for token in (TOKEN_TEXT, DELEGATED_TEXT, FOREIGN_TEXT) for part in token.split(".")[1:]]
 """The payloads and the signatures: no message may hold one."""
 
@@ -226,7 +228,7 @@ class Streaming:
 def guard(revocations: AnyRevocations | None = None, **options: Any) -> Guard:
     """A guard over an empty store, with the keys of the tests and a clock that stands."""
     store = InMemoryRevocationStore() if revocations is None else revocations
-    usual: dict[str, Any] = {"issuer": ISSUER, "audience": AUDIENCE, "clock_s": lambda: NOW_S}
+    usual: dict[str, Any] = {"issuer": ISSUER, "audience": AUDIENCE, "clock_s": lambda: NOW_S, "random": bytes}
     return Guard(options.pop("keys", StaticKeys(KEYS)), store, **usual | options)
 
 

@@ -23,6 +23,7 @@ from countermand.errors import ConfigurationError, KeysError
 from countermand.log.verdict import Unknown
 from tests.unit.guarded import (
     DELEGATED_TEXT,
+    ID_HEADER,
     SECRETS,
     TOKEN_TEXT,
     Answers,
@@ -206,7 +207,7 @@ async def test_every_denial_closes_a_web_socket_before_it_is_accepted(app: App, 
 async def test_a_good_token_opens_a_web_socket(app: App) -> None:
     sent = await call(guard().asgi(app), socket((b"authorization", f"Bearer {TOKEN_TEXT}".encode())))
 
-    assert sent == [{"type": "websocket.accept"}]
+    assert sent == [{"type": "websocket.accept", "headers": [ID_HEADER]}]
     assert app.scopes[0][MANDATE_KEY].subject == "alice"
 
 

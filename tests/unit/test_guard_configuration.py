@@ -24,7 +24,7 @@ def test_requirements_that_add_nothing_are_the_ones_that_were_there() -> None:
 
 def test_a_guard_without_revocations_is_a_type_error() -> None:
     with pytest.raises(TypeError):
-        Guard(StaticKeys(KEYS), issuer=ISSUER, audience=AUDIENCE, clock_s=lambda: NOW_S)  # type: ignore[call-arg]
+        Guard(StaticKeys(KEYS), issuer=ISSUER, audience=AUDIENCE, clock_s=lambda: NOW_S, random=bytes)  # type: ignore[call-arg]
 
 
 async def async_is_revoked(sid: str) -> bool:
@@ -45,7 +45,7 @@ async def async_is_revoked(sid: str) -> bool:
 )
 def test_a_guard_that_could_not_ask_its_revocations_is_refused(revocations: Any) -> None:
     with pytest.raises(ConfigurationError):
-        Guard(StaticKeys(KEYS), revocations, issuer=ISSUER, audience=AUDIENCE, clock_s=lambda: NOW_S)
+        Guard(StaticKeys(KEYS), revocations, issuer=ISSUER, audience=AUDIENCE, clock_s=lambda: NOW_S, random=bytes)
 
 
 @pytest.mark.parametrize(

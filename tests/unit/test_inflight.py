@@ -14,6 +14,7 @@ from countermand.enforce.asgi import Message
 from countermand.enforce.guard import Guard
 from countermand.enforce.inflight import InFlight
 from countermand.enforce.revocations import Question
+from countermand.enforce.trace import Trace
 from countermand.log.anchor import Anchors, Kind, own_id
 from countermand.log.verdict import CLEAR, Unknown, Verdict
 from countermand.stores.memory import InMemoryRevocationStore
@@ -205,8 +206,8 @@ async def test_a_cut_is_logged_as_a_denial_is_and_without_a_token(caplog: pytest
     log.revoke(Kind.SESSION, SESSION)
     await served.ended()
 
-    cuts = [(record.levelno, record.getMessage()) for record in caplog.records if record.name.endswith("inflight")]
-    assert cuts == [(logging.INFO, f"cut: session_revoked (session:{SESSION})")]
+    cuts = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "countermand.decision"]
+    assert cuts == [(logging.DEBUG, "allowed"), (logging.INFO, f"cut: session_revoked (session:{SESSION})")]
     assert not [secret for secret in SECRETS if secret in caplog.text]
 
 
@@ -567,11 +568,14 @@ class Slow:
         self.asked.append([anchors for anchors, _ in questions])
         return [*[CLEAR] * 2, *[Unknown("store_timeout")] * (len(questions) - 2)]
 
+    def staleness_ms(self) -> int | None:
+        return None
+
 
 @held
 async def test_a_store_that_answers_for_some_is_asked_about_the_others_first_the_next_time() -> None:
     slow = Slow()
-    watched = InFlight(slow, lambda: NOW_S)
+    watched = InFlight(slow, lambda: NOW_S, Trace(slow, lambda: NOW_S))
     mandate = read(TOKEN_TEXT)
     tokens = [VerifiedToken(mandate, Anchors((), number), KEYS) for number in range(4)]
     calls = [watched.register(token, None) for token in tokens]
@@ -622,6 +626,9 @@ class Pensive:
         self.asked_s.append(asyncio.get_running_loop().time())
         await asyncio.sleep(5 if len(self.asked_s) > 1 else 0)
         return [CLEAR for _ in questions]
+
+    def staleness_ms(self) -> int | None:
+        raise NotImplementedError
 
 
 @held

@@ -15,10 +15,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from countermand.enforce.asgi import Message, Receive, Scope, Send
 from countermand.log.anchor import Kind
 from tests.clocks import held
-from tests.unit.guarded import TOKEN_TEXT, HeldLog, Served, http, websocket
+from tests.unit.guarded import ID_HEADER, TOKEN_TEXT, HeldLog, Served, http, websocket
 from tests.unit.mandates import NOW_S, SESSION, claims_json, sign
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+STARTED: Message = START | {"headers": [ID_HEADER]}
+"""As it is at the client."""
 CHUNK: Message = {"type": "http.response.body", "body": b"chunk", "more_body": True}
 PART: Message = {"type": "http.request", "body": b"part", "more_body": True}
 CONNECT: Message = {"type": "websocket.connect"}
@@ -64,7 +66,7 @@ async def test_a_web_socket_is_closed_when_its_token_is_revoked() -> None:
 
     assert await served.ended() == 1.1
     assert served.sent == [
-        {"type": "websocket.accept"},
+        {"type": "websocket.accept", "headers": [ID_HEADER]},
         {"type": "websocket.close", "code": 1008, "reason": "session_revoked"},
     ]
     assert len(guarded._in_flight) == 0
@@ -146,7 +148,7 @@ async def test_a_web_socket_whose_client_left_is_not_closed_again() -> None:
     log.revoke(Kind.SESSION, SESSION)
 
     assert await served.ended() == 1
-    assert served.sent == [{"type": "websocket.accept"}]
+    assert served.sent == [{"type": "websocket.accept", "headers": [ID_HEADER]}]
     assert len(guarded._in_flight) == 0
 
 
@@ -370,7 +372,7 @@ async def test_what_an_app_raises_because_it_is_cut_is_dropped() -> None:
     log.revoke(Kind.SESSION, SESSION)
 
     await served.ended()
-    assert served.sent == [START]
+    assert served.sent == [STARTED]
 
 
 @held
@@ -393,7 +395,7 @@ async def test_a_task_that_an_app_leaves_behind_sends_nothing_after_a_cut() -> N
 
     with pytest.raises(ConnectionAbortedError):
         await left[0]
-    assert served.sent == [START]
+    assert served.sent == [STARTED]
 
 
 @held

@@ -12,7 +12,6 @@ import pytest
 from countermand.enforce.guard import Guard
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.verdict import Unknown, Verdict
-from countermand.tokens.cache import VerifiedToken
 from tests.clocks import held
 from tests.unit.guarded import TOKEN_TEXT, HeldLog, Served, Store, Streaming, guard, http
 from tests.unit.mandates import GRANT
@@ -47,9 +46,9 @@ class Interleaved:
     def before_registration(self) -> None:
         register = self.guard._in_flight.register
 
-        def later(token: VerifiedToken, max_staleness_s: float | None) -> Any:
+        def later(*call: Any) -> Any:
             self.once()
-            return register(token, max_staleness_s)
+            return register(*call)
 
         self.guard._in_flight.register = later  # type: ignore[method-assign]  # the step itself stays as it is
 
@@ -145,6 +144,9 @@ async def test_what_a_slow_store_learns_while_it_is_asked_ends_the_call_before_i
             await asyncio.sleep(3 if len(answers) == 1 else 0)
             return verdicts
 
+        def staleness_ms(self) -> int | None:
+            raise NotImplementedError
+
     store = Store(lambda _sid: False)
     guarded, app = guard(store), Streaming()
     revocations = guarded._revocations
@@ -170,6 +172,9 @@ async def test_a_call_that_is_given_up_while_a_store_is_asked_leaves_nothing_reg
         async def ask(self, questions: Sequence[Any]) -> Sequence[Verdict]:
             await asyncio.Event().wait()
             return [Unknown("never") for _ in questions]
+
+        def staleness_ms(self) -> int | None:
+            raise NotImplementedError
 
     guarded._revocations = Waiting()
     admitting = asyncio.ensure_future(guarded.admit(TOKEN_TEXT, guarded.combine(None)))

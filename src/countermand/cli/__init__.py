@@ -8,6 +8,7 @@ inspecting   inspect
 checking     check
 auditing     audit, audit verify
 access       access list, create, revoke
+explaining   explain
 tokens       a token from a person's hands, taken apart
 following    a replica of the command line's own
 terminal     what is printed, safely, and the options that verbs share

@@ -11,6 +11,7 @@ from countermand.authority.actor import mark_request
 from countermand.cli.access import access
 from countermand.cli.auditing import audit
 from countermand.cli.checking import check
+from countermand.cli.explaining import explain
 from countermand.cli.inspecting import inspect
 from countermand.cli.looking import sessions, tail, tree
 from countermand.cli.revoking import cutoff, revoke
@@ -53,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _verb in (up, sessions, tree, revoke, cutoff, inspect, check, tail, demo):
+for _verb in (up, sessions, tree, revoke, cutoff, inspect, check, explain, tail, demo):
     app.command()(_verb)
 app.add_typer(audit, name="audit")
 app.add_typer(access, name="access")

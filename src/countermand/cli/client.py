@@ -112,6 +112,10 @@ class AuthorityClient:
         """Return an anchor and what rests on it: `nodes`, ancestors first, and whether that `is_whole`."""
         return await self._call("GET", f"/v1/tree/{_quoted(id_)}", "nodes", "is_whole")
 
+    async def revocation(self, seq: int) -> dict[str, Any]:
+        """Return an entry of the ledger."""
+        return await self._call("GET", f"/v1/revocations/{seq}", "kind", "id", "issuer", "reason")
+
     async def create_application(self, name: str) -> dict[str, Any]:
         """Register an application."""
         return await self._post("/v1/applications", {"name": name}, "id")

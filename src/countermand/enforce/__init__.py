@@ -6,6 +6,7 @@ guard         the decision: every check, in its order
 bearer        the bearer token of a header, and a denial as an answer (RFC 6750)
 inflight      calls that were let in, and whether they may go on
 gate          between a server and an app: what passes, and how a call is cut
+trace         what was decided, as records of a log; the id of a request
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
 authenticate  the documented face
 """

@@ -1,9 +1,10 @@
 """The guard before an ASGI app: nothing reaches the app but what the guard allows.
 
-HTTP is answered with the status of the denial; a web socket is closed before it is accepted. The token comes in one
-Authorization header and from nowhere else. A scope of another type is refused: who cannot be asked is not let in.
-What was let in is cut when its token ends. An HTTP answer that has begun then ends without its last chunk, and the
-server closes the connection. So nothing should stand before the guard that would finish the answer, as some do.
+HTTP is answered with the status of the denial; a web socket is closed before it is accepted. Every answer has the id of
+its request. The token comes in one Authorization header and from nowhere else. A scope of another type is refused: who
+cannot be asked is not let in. What was let in is cut when its token ends. An HTTP answer that has begun then ends
+without its last chunk, and the server closes the connection. So nothing should stand before the guard that would finish
+the answer, as some do.
 Source: docs/protocol.md, "Answers" and "In flight"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013).
 """
 
@@ -14,18 +15,21 @@ from countermand.enforce.bearer import extract_bearer, refusal
 from countermand.enforce.decision import Code, Deny, Requirements
 from countermand.enforce.gate import ASGIApp, Gate, Message, Receive, Scope, Send
 from countermand.enforce.inflight import Call
+from countermand.enforce.trace import HEADER, REQUEST_ID_KEY, Outcome, is_request_id, request_id
 from countermand.errors import ConfigurationError
 from countermand.tokens.mandate import Mandate
 
 if TYPE_CHECKING:  # a guard makes this middleware
     from countermand.enforce.guard import Guard
 
-__all__ = ["MANDATE_KEY", "ASGIApp", "GuardMiddleware", "Message", "Receive", "Scope", "Send"]
+__all__ = ["MANDATE_KEY", "REQUEST_ID_KEY", "ASGIApp", "GuardMiddleware", "Message", "Receive", "Scope", "Send"]
 
 MANDATE_KEY: Final = "countermand.mandate"
 """Where in the scope the app finds the Mandate of a request; also `mandate` in the scope's state."""
 POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
+
+_BEGIN: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +59,9 @@ class GuardMiddleware:
                 raise ConfigurationError("a guard knows the scopes http, websocket and lifespan, and lets no other in")
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        admitted = await self._admit(scope)
+        id_ = scope[REQUEST_ID_KEY] = self._id(scope)
+        send = _with_id(id_, send)
+        admitted = await self._admit(scope, id_)
         if isinstance(admitted, Deny):
             await self._refuse(admitted, scope, send)
             return
@@ -68,13 +74,22 @@ class GuardMiddleware:
         if denial is not None and gate.can_refuse:
             await self._refuse(denial, scope, send)
 
-    async def _admit(self, scope: Scope) -> Call | Deny:
+    def _id(self, scope: Scope) -> str:
+        """Return the request's id: the one that a guard before this one gave it, if there is one."""
+        known = scope.get(REQUEST_ID_KEY)
+        if isinstance(known, str) and is_request_id(known):
+            return known
+        return request_id(scope["headers"], self._guard.random)
+
+    async def _admit(self, scope: Scope, id_: str) -> Call | Deny:
         headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         if len(headers) > 1:
             description = "the request carries more than one Authorization header"
-            return Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
+            denial = Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
+            self._guard.trace.tell(Outcome.DENIED, id_, denial)
+            return denial
         header = headers[0].decode("latin-1") if headers else None
-        return await self._guard.admit(extract_bearer(header), self._requirements)
+        return await self._guard.admit(extract_bearer(header), self._requirements, id_)
 
     async def _refuse(self, deny: Deny, scope: Scope, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -125,6 +140,18 @@ class GuardMiddleware:
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send_for_app({"type": "lifespan.shutdown.complete"})
+
+
+def _with_id(id_: str, send: Send) -> Send:
+    """Return a `send` by which the answer has this id, and no other that the app may have given it."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] in _BEGIN:
+            others = [(name, value) for name, value in message.get("headers", ()) if name.lower() != HEADER]
+            message = {**message, "headers": [*others, (HEADER, id_.encode())]}
+        await send(message)
+
+    return sending
 
 
 def _hand_over(scope: Scope, mandate: Mandate) -> None:

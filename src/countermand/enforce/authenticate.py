@@ -3,6 +3,7 @@
 Source: the documented `authenticate`.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,7 +100,15 @@ async def authenticate(
         ConfigurationError: the arguments beside `token` cannot work.
     """
     requirements = Requirements.of(**required)
-    guard = Guard(keys, revocations, issuer=issuer, audience=audience, clock_s=clock_s, requirements=requirements)
+    guard = Guard(
+        keys,
+        revocations,
+        issuer=issuer,
+        audience=audience,
+        clock_s=clock_s,
+        random=os.urandom,
+        requirements=requirements,
+    )
     decision = await guard.decide(token)
     if isinstance(decision, Deny):
         return AuthResult(None, AuthError(decision.code, decision.description, decision.hint))
@@ -122,6 +131,7 @@ class MandateMiddleware(GuardMiddleware):
         revocations: AnyRevocations,
         keys: KeySource,
         clock_s: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = os.urandom,
         resource_metadata: str | None = None,
         **required: Unpack[RequirementOptions],
     ) -> None:
@@ -131,6 +141,7 @@ class MandateMiddleware(GuardMiddleware):
             issuer=issuer,
             audience=audience,
             clock_s=clock_s,
+            random=random,
             requirements=Requirements.of(**required),
             resource_metadata=resource_metadata,
         )

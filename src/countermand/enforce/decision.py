@@ -107,7 +107,8 @@ class Deny:
     """The token may not act. False where a truth value is asked.
 
     `scopes` are those that the request needs, for the codes that speak of them. `reason` is for logs and says more than
-    a client is told: the error's code, the revoked anchor, or why we cannot know.
+    a client is told: the error's code, the revoked anchor, what is required and not met, or why we cannot know.
+    `ended_by` is what revoked the token, where that is why.
     """
 
     code: Code
@@ -115,6 +116,7 @@ class Deny:
     hint: str
     scopes: tuple[str, ...] = ()
     reason: str = ""
+    ended_by: Revoked | None = None
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -129,7 +131,8 @@ class Deny:
     def by(cls, verdict: Revoked | Unknown) -> Self:
         """Return the denial that such an answer about revocations leads to."""
         if isinstance(verdict, Revoked):
-            return cls.of(Code.SESSION_REVOKED, reason=str(verdict.anchor))
+            words = _WORDS[Code.SESSION_REVOKED]
+            return cls(Code.SESSION_REVOKED, *words, reason=str(verdict.anchor), ended_by=verdict)
         return cls.of(Code.REVOCATION_UNAVAILABLE, reason=verdict.reason)
 
     @property

@@ -24,6 +24,7 @@ from countermand.enforce.decision import (
 )
 from countermand.enforce.inflight import Call, InFlight
 from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
+from countermand.enforce.trace import Outcome, Trace, decisions
 from countermand.errors import ConfigurationError, KeysError, TokenError
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.entry import Entry
@@ -62,15 +63,15 @@ class Background(Protocol):
 class Guard:
     """Answers for the tokens of one issuer at one audience. An async context manager that runs `background`.
 
-    `revocations` are a replica's or a documented store. `clock_s` tells seconds since 1970, UTC. `resource_metadata` is
-    the URL of the document of RFC 9728 that answers point to. Without an explicit start, the first decision starts
-    `background`.
+    `revocations` are a replica's or a documented store. `clock_s` tells seconds since 1970, UTC, and `random` gives as
+    many random bytes as it is asked for. `resource_metadata` is the URL of the document of RFC 9728 that answers point
+    to. Without an explicit start, the first decision starts `background`.
 
     Raises:
         ConfigurationError: a part that could not answer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part that stands alone
         self,
         keys: KeySource,
         revocations: AnyRevocations,
@@ -78,6 +79,7 @@ class Guard:
         issuer: str,
         audience: str,
         clock_s: Callable[[], float],
+        random: Callable[[int], bytes],
         requirements: Requirements = NOTHING_REQUIRED,
         background: Background | None = None,
         resource_metadata: str | None = None,
@@ -94,7 +96,9 @@ class Guard:
         self._clock_s = clock_s
         self._background = background
         self._tokens = VerifiedTokens()
-        self._in_flight = InFlight(self._revocations, clock_s)
+        self.random = random
+        self.trace = Trace(self._revocations, clock_s)
+        self._in_flight = InFlight(self._revocations, clock_s, self.trace)
         self._requirements = NOTHING_REQUIRED
         self._requirements = self.combine(requirements)
         self.resource_metadata = resource_metadata
@@ -110,7 +114,9 @@ class Guard:
             raise ConfigurationError("a revocation store cannot say how stale it is: leave max_staleness_s out")
         return combined
 
-    async def decide(self, token: str | bytes | None, requirements: Requirements | None = None) -> Decision:
+    async def decide(
+        self, token: str | bytes | None, requirements: Requirements | None = None, *, request_id: str = ""
+    ) -> Decision:
         """Return whether the token may act now. It raises for no token whatever.
 
         1. There is a token; it is not too long, and has the form of one. Nothing is fetched for one that has not.
@@ -124,21 +130,26 @@ class Guard:
         9. It meets the guard's requirements and these, the strictest of each: scopes, session, delegation, hops.
 
         A refusal by 1 to 5 is `invalid_token` (`missing_token` where there is none, `keys_unavailable` where the keys
-        cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met.
+        cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met. The record of
+        it names `request_id`.
         """
         required = self._requirements if requirements is None else self._requirements & requirements
         verified = await self._verify(token, required)
         if isinstance(verified, Deny):
-            return _logged(verified)
+            return self._told(verified, request_id)
         revocations, background = self._revocations, self._background
         if revocations.blocking or (background is not None and not background.running):
             verdict = await self._ask(verified.anchors, required.max_staleness_s)  # 6 to 8
         else:  # as nearly always, and then this is a decision without a wait
             verdict = revocations.check(verified.anchors, required.max_staleness_s)  # 6 to 8
         denial = _denial(verdict, required, verified.mandate)  # 9
-        return Allow(verified.mandate) if denial is None else _logged(denial)
+        if denial is not None:
+            return self._told(denial, request_id, verified, required)
+        if decisions.isEnabledFor(logging.DEBUG):
+            self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
+        return Allow(verified.mandate)
 
-    async def admit(self, token: str | bytes | None, required: Requirements) -> Call | Deny:
+    async def admit(self, token: str | bytes | None, required: Requirements, request_id: str = "") -> Call | Deny:
         """Decide as `decide` does about a call that takes time, and look after it until `Call.end`.
 
         `required` is what `combine` gave. The call is registered before it is asked whether it is revoked (6 to 8): no
@@ -147,8 +158,8 @@ class Guard:
         """
         verified = await self._verify(token, required)
         if isinstance(verified, Deny):
-            return _logged(verified)
-        call = self._in_flight.register(verified, required.max_staleness_s)
+            return self._told(verified, request_id)
+        call = self._in_flight.register(verified, required.max_staleness_s, request_id)
         try:
             verdict = await self._ask(verified.anchors, required.max_staleness_s)
         except BaseException:
@@ -156,9 +167,11 @@ class Guard:
             raise
         denial = _denial(verdict, required, verified.mandate)
         if denial is None:
+            if decisions.isEnabledFor(logging.DEBUG):
+                self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
             return call
         call.end()
-        return _logged(denial)
+        return self._told(denial, request_id, verified, required)
 
     def on_applied(self, entries: Sequence[Entry]) -> None:
         """Take notice of entries that are in force now; none are named where a snapshot brought them.
@@ -195,6 +208,16 @@ class Guard:
             return _invalid(refusal)
         self._tokens.add(token, verified)
         return verified
+
+    def _told(
+        self,
+        denial: Deny,
+        request_id: str,
+        token: VerifiedToken | None = None,
+        required: Requirements = NOTHING_REQUIRED,
+    ) -> Deny:
+        self.trace.tell(Outcome.DENIED, request_id, denial, token, required.max_staleness_s)
+        return denial
 
     async def _ask(self, anchors: Anchors, max_staleness_s: float | None) -> Verdict:
         running = self._background is None or await self._begin(self._background)
@@ -233,11 +256,6 @@ class Guard:
         return GuardMiddleware(app, self, Requirements.of(**requirements))
 
 
-def _logged(denial: Deny) -> Deny:
-    _log.info("denied: %s (%s)", denial.code, denial.reason)
-    return denial
-
-
 def _invalid(refusal: TokenError) -> Deny:
     return Deny.of(Code.INVALID_TOKEN, description=str(refusal), reason=refusal.code)
 
@@ -256,13 +274,14 @@ def _denial(verdict: Verdict, required: Requirements, mandate: Mandate) -> Deny 
 
 def _unmet(required: Requirements, mandate: Mandate) -> Deny | None:
     if not required.required_scopes <= mandate.scopes:
-        return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=required.required_scopes)
+        scopes = required.required_scopes
+        return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=scopes, reason=f"required_scopes={' '.join(sorted(scopes))}")
     if required.require_session and mandate.session_id is None:
-        return Deny.of(Code.SESSION_REQUIRED)
+        return Deny.of(Code.SESSION_REQUIRED, reason="require_session")
     if required.require_delegation and mandate.delegation_edge_id is None:
-        return Deny.of(Code.DELEGATION_REQUIRED)
+        return Deny.of(Code.DELEGATION_REQUIRED, reason="require_delegation")
     if required.max_hops is not None and _hops(mandate) > required.max_hops:
-        return Deny.of(Code.HOP_COUNT_EXCEEDED)
+        return Deny.of(Code.HOP_COUNT_EXCEEDED, reason=f"max_hops={required.max_hops}")
     return None
 
 

@@ -14,13 +14,13 @@ Source: docs/protocol.md, "In flight".
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from countermand.enforce.decision import Code, Deny
 from countermand.enforce.revocations import Asked
+from countermand.enforce.trace import Outcome, Trace
 from countermand.errors import ExpiredTokenError
 from countermand.log.verdict import CLEAR, Clear, Revoked, Verdict
 from countermand.tokens.cache import VerifiedToken
@@ -33,8 +33,6 @@ ASK_S: Final = 1.0
 
 _EXPIRED = Deny.of(Code.INVALID_TOKEN, description="the token has expired", reason=ExpiredTokenError.code)
 
-_log = logging.getLogger(__name__)
-
 
 class Call:
     """A call that is in flight until `end`, or until it is cut. It belongs to the event loop that registered it.
@@ -42,10 +40,14 @@ class Call:
     `denial` says why it was cut, None while it was not. `answer` is a blocking store's last.
     """
 
-    __slots__ = ("_held_since_s", "_on_cut", "_released", "_watch", "answer", "denial", "max_staleness_s", "token")
+    __slots__ = (
+        *("_held_since_s", "_on_cut", "_released", "_watch"),
+        *("answer", "denial", "max_staleness_s", "request_id", "token"),
+    )
 
-    def __init__(self, watch: "_Watch", token: VerifiedToken, max_staleness_s: float | None) -> None:
+    def __init__(self, watch: "_Watch", token: VerifiedToken, max_staleness_s: float | None, request_id: str) -> None:
         self.token = token
+        self.request_id = request_id
         self.max_staleness_s = max_staleness_s
         self.denial: Deny | None = None
         self.answer: Verdict = CLEAR  # nothing passes before the decision, which asks for itself
@@ -80,48 +82,58 @@ class Call:
         """Let go of the call: what it still does is its own affair."""
         self._watch.calls.discard(self)
         self._on_cut = None
-        self.release()
+        self._let_on()
 
     def release(self) -> None:
-        """Hold the call no longer."""
-        if self._released is not None:
-            self._released.set()
-            self._released = None
+        """Hold the call no longer, if it was held."""
+        if self._let_on():
+            self._tell(Outcome.RELEASED)
 
     def hold(self, denial: Deny, now_s: float) -> None:
         """Let nothing pass; cut the call with `denial` if it has been held for too long. `now_s` is its loop's time."""
         if self._released is None:
             self._released, self._held_since_s = asyncio.Event(), now_s
+            self._tell(Outcome.HELD, denial)
         elif now_s - self._held_since_s >= HOLD_S:
             self.cut(denial)
 
     def cut(self, denial: Deny) -> None:
         """End the call: from here on nothing passes."""
-        _log.info("cut: %s (%s)", denial.code, denial.reason)
+        self._tell(Outcome.CUT, denial)
         self.denial = denial
         tell = self._on_cut
         self.end()
         if tell is not None:
             tell()
 
+    def _let_on(self) -> bool:
+        released, self._released = self._released, None
+        if released is not None:
+            released.set()
+        return released is not None
+
+    def _tell(self, outcome: Outcome, denial: Deny | None = None) -> None:
+        self._watch.trace.tell(outcome, self.request_id, denial, self.token, self.max_staleness_s)
+
 
 class InFlight:
     """The calls that one guard let in. Each event loop looks after its own; any thread may ask for a recheck."""
 
-    def __init__(self, asked: Asked, clock_s: Callable[[], float]) -> None:
+    def __init__(self, asked: Asked, clock_s: Callable[[], float], trace: Trace) -> None:
         self._asked = asked
         self._clock_s = clock_s
+        self._trace = trace
         self._watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self._changing = threading.Lock()
 
     def __len__(self) -> int:
         return sum(len(watch.calls) for watch in self._all())
 
-    def register(self, token: VerifiedToken, max_staleness_s: float | None) -> Call:
+    def register(self, token: VerifiedToken, max_staleness_s: float | None, request_id: str = "") -> Call:
         """Return a call by `token`, which is looked after from now on. Decide after, never before."""
         loop = asyncio.get_running_loop()
         watch = self._watches.get(loop) or self._begin(loop)
-        call = Call(watch, token, max_staleness_s)
+        call = Call(watch, token, max_staleness_s, request_id)
         watch.calls.add(call)
         return call
 
@@ -135,7 +147,7 @@ class InFlight:
             return list(self._watches.values())
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> "_Watch":
-        watch = _Watch(self._asked, self._clock_s, loop, self._let_go)
+        watch = _Watch(self._asked, self._clock_s, self._trace, loop, self._let_go)
         with self._changing:
             self._watches = {other: kept for other, kept in self._watches.items() if not other.is_closed()}
             self._watches[loop] = watch
@@ -153,10 +165,12 @@ class _Watch:
         self,
         asked: Asked,
         clock_s: Callable[[], float],
+        trace: Trace,
         loop: asyncio.AbstractEventLoop,
         let_go: Callable[[asyncio.AbstractEventLoop], None],
     ) -> None:
         self.calls: set[Call] = set()
+        self.trace = trace
         self._asked = asked
         self._clock_s = clock_s
         self._loop = loop

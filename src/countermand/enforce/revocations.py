@@ -33,6 +33,15 @@ _log = logging.getLogger(__name__)
 
 
 @runtime_checkable
+class Dated(Protocol):
+    """What can say how old its knowledge is. Revocations need not."""
+
+    def staleness_ms(self) -> int | None:
+        """Return how old what is known is now; None where nothing is known yet."""
+        ...
+
+
+@runtime_checkable
 class Revocations(Protocol):
     """What is revoked, as a replica knows it."""
 
@@ -72,6 +81,10 @@ class Asked(Protocol):
 
     async def ask(self, questions: Sequence[Question]) -> Sequence[Verdict]:
         """Return the answers in the same order, in one bounded wait for all of them."""
+        ...
+
+    def staleness_ms(self) -> int | None:
+        """Return how old what is known is now; None where that is not known."""
         ...
 
 
@@ -119,6 +132,14 @@ class CheckedRevocations:
         """See Asked."""
         return [self.check(*question) for question in questions]
 
+    def staleness_ms(self) -> int | None:
+        """See Asked."""
+        try:
+            return self._revocations.staleness_ms() if isinstance(self._revocations, Dated) else None
+        except Exception as error:  # noqa: BLE001  # a decision does not fail for want of a word about it
+            _log.error("what knows the revocations failed (%s)", type(error).__name__)
+            return None
+
 
 class StoreRevocations:
     """A documented store, asked for every id of the path by its flat form.
@@ -162,6 +183,10 @@ class StoreRevocations:
             nobody_waits.set()
         in_time = tuple(verdicts)
         return *in_time, *[Unknown("store_timeout")] * (len(questions) - len(in_time))
+
+    def staleness_ms(self) -> int | None:
+        """See Asked. A store cannot say."""
+        return None
 
     def _judge_all(self, questions: Sequence[Question], verdicts: list[Verdict], nobody_waits: threading.Event) -> None:
         paths = [_flat_ids(anchors) for anchors, _ in questions]

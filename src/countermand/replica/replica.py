@@ -133,10 +133,12 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Return what this replica is good for now."""
+        return ReplicaStatus(self._judge(), self._state.rev, len(self._state), self.staleness_ms(), self.error)
+
+    def staleness_ms(self) -> int | None:
+        """Return how old what is known is now; None until this replica has heard."""
         freshness = self._state.freshness
-        known = freshness.applied_at_ms > 0
-        staleness_ms = freshness.staleness_ms(self._clock()) if known else None
-        return ReplicaStatus(self._judge(), self._state.rev, len(self._state), staleness_ms, self.error)
+        return freshness.staleness_ms(self._clock()) if freshness.applied_at_ms > 0 else None
 
     def watch(self) -> None:
         """Log when this replica becomes stale, refuses, or is fresh again. The follower calls it, often."""

@@ -5,6 +5,7 @@ Here is what a resource server needs; what an authority needs on top (the `serve
 
 import asyncio
 import logging
+import os
 import random
 import threading
 import time
@@ -173,6 +174,7 @@ def following_guard(
         issuer=issuer,
         audience=audience,
         clock_s=time.time,
+        random=os.urandom,
         requirements=requirements,
         background=Following(follower(replica, log, lambda applied: guard.on_applied(applied))),  # noqa: PLW0108  # later
     )

@@ -1,0 +1,183 @@
+"""What was decided about a request: records on the logger `countermand.decision`, and the id that ties them together.
+
+A record names the request, the token, its session and what ended it, each by its id; never a token or a part of one.
+Denials, and what happens to a call in flight, are at INFO, what was let pass is at DEBUG. A record's fields are its
+attribute `decision`, as `extra` puts it there. Nothing is made of a record that nobody wants.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Final, Self
+
+from countermand.enforce.decision import Deny
+from countermand.enforce.revocations import Asked
+from countermand.errors import MalformedError
+from countermand.tokens.cache import VerifiedToken
+
+HEADER: Final = b"x-request-id"
+REQUEST_ID_KEY: Final = "countermand.request_id"
+"""Where in the scope the app finds the id of a request."""
+ID_BYTES: Final = 16
+
+decisions: Final = logging.getLogger("countermand.decision")
+
+_SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_TEXT: Final = 2_048
+_MAX_NUMBER: Final = 253_402_300_800_000  # the year 10000 in milliseconds; no other number comes near
+_NUMBERS: Final[Mapping[str, tuple[type, ...]]] = {
+    "at_ms": (int,),
+    "status": (int,),
+    "seq": (int,),
+    "staleness_ms": (int,),
+    "max_staleness_s": (int, float),
+}
+
+
+def is_request_id(text: str) -> bool:
+    """Whether `text` can be the id of a request: a short word, which is safe in a header and in a line of a log."""
+    return _SANE.fullmatch(text) is not None
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]], random: Callable[[int], bytes]) -> str:
+    """Return the id that the caller gave, if it gave one and it is one; else a new one."""
+    given = [value.decode("latin-1") for name, value in headers if name.lower() == HEADER]
+    return given[0] if len(given) == 1 and is_request_id(given[0]) else random(ID_BYTES).hex()
+
+
+class Outcome(StrEnum):
+    """What happened to a request, or to the call that was made of it."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    HELD = "held"
+    """In flight, nothing passes: we cannot know."""
+    RELEASED = "released"
+    """It goes on."""
+    CUT = "cut"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One decision. What does not apply is empty, or None.
+
+    `at_ms` is the guard's time, since 1970, UTC. `reason` is that of Deny. `anchor_…` says what was
+    revoked, and `seq` by which entry of the ledger. `staleness_ms` is how old the knowledge was, `max_staleness_s` what
+    the request allowed, where it did not leave that to the replica. `token_id` is the claim `jti`, `session_id` `sid`.
+    """
+
+    request_id: str = ""
+    outcome: Outcome
+    at_ms: int
+    code: str = ""
+    status: int | None = None
+    reason: str = ""
+    anchor_kind: str = ""
+    anchor_id: str = ""
+    anchor_issuer: str = ""
+    seq: int | None = None
+    staleness_ms: int | None = None
+    max_staleness_s: float | None = None
+    token_id: str = ""
+    session_id: str = ""
+
+    def to_fields(self) -> dict[str, str | int | float]:
+        """Return what there is to say, by name."""
+        named = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return {name: value for name, value in named if value not in {"", None}}
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> Self:
+        """Return the record with these fields; others are passed over. Raises: MalformedError."""
+        known = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+        for name, value in known.items():
+            if not _fits(name, value):
+                raise MalformedError(f"a decision's {name} is not of its type")
+        try:
+            read: dict[str, Any] = known | {"outcome": Outcome(str(known.get("outcome")))}
+            return cls(**read)
+        except (TypeError, ValueError):
+            raise MalformedError("a decision says when it was, and one of the outcomes") from None
+
+
+def _fits(name: str, value: object) -> bool:
+    if name in _NUMBERS:
+        return type(value) in _NUMBERS[name] and 0 <= value < _MAX_NUMBER  # type: ignore[operator]  # it is a number
+    return isinstance(value, str) and len(value) <= _MAX_TEXT
+
+
+class Trace:
+    """Tells what one guard decides. Where nobody listens it does nothing."""
+
+    def __init__(self, asked: Asked, clock_s: Callable[[], float]) -> None:
+        self._asked = asked
+        self._clock_s = clock_s
+
+    def tell(
+        self,
+        outcome: Outcome,
+        request_id: str,
+        denial: Deny | None = None,
+        token: VerifiedToken | None = None,
+        max_staleness_s: float | None = None,
+    ) -> None:
+        """Log one record, if it is wanted. `token` is None for one that was not verified: it says nothing of itself."""
+        level = logging.DEBUG if outcome is Outcome.ALLOWED else logging.INFO
+        if not decisions.isEnabledFor(level):
+            return
+        record = self._record(outcome, request_id, denial, token, max_staleness_s)
+        extra = {"decision": record.to_fields()}
+        if denial is None:
+            decisions.log(level, "%s", outcome.value, extra=extra)
+        else:
+            decisions.log(level, "%s: %s (%s)", outcome.value, denial.code.value, denial.reason, extra=extra)
+
+    def _record(
+        self,
+        outcome: Outcome,
+        request_id: str,
+        denial: Deny | None,
+        token: VerifiedToken | None,
+        max_staleness_s: float | None,
+    ) -> Record:
+        ended_by = denial.ended_by if denial is not None else None
+        mandate = token.mandate if token is not None else None
+        return Record(
+            request_id=request_id,
+            outcome=outcome,
+            at_ms=round(self._clock_s() * 1000),
+            code=denial.code.value if denial is not None else "",
+            status=denial.status if denial is not None else None,
+            reason=denial.reason if denial is not None else "",
+            anchor_kind=ended_by.anchor.kind.text if ended_by is not None else "",
+            anchor_id=ended_by.anchor.id if ended_by is not None else "",
+            anchor_issuer=ended_by.anchor.issuer if ended_by is not None else "",
+            seq=ended_by.seq or None if ended_by is not None else None,  # a store knows no entries
+            staleness_ms=self._asked.staleness_ms() if token is not None else None,
+            max_staleness_s=max_staleness_s,
+            token_id=(mandate.token_id or "") if mandate is not None else "",
+            session_id=(mandate.session_id or "") if mandate is not None else "",
+        )
+
+
+class JsonLines(logging.Formatter):
+    """Writes a record as one line of JSON, in ASCII: what a stranger chose neither breaks it nor moves a cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line. A decision's fields are in its `decision`."""
+        line: dict[str, object] = {
+            "at_ms": math.floor(record.created * 1000),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        decision = getattr(record, "decision", None)
+        if isinstance(decision, dict):
+            line["decision"] = decision
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
