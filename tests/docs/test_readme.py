@@ -7,7 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.integration.commands import typed
 from tests.running import authority_running, until
+from tests.unit.guarded import guard
 
 README = Path(__file__).parent.parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
@@ -28,12 +30,29 @@ def block(beginning: str) -> str:
 async def test_every_block_is_run_by_a_test_here() -> None:
     assert {text.splitlines()[0] for text in BLOCKS} == {
         "import countermand",
+        "import logging",
         "from caracalai_revocation import InMemoryRevocationStore",
     }
 
 
 async def test_the_documented_store_works_as_shown() -> None:
     exec(block("from caracalai_revocation"), {})  # noqa: S102 - the README is ours
+
+
+async def test_decisions_are_written_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block("import logging"), names)  # noqa: S102 - the README is ours
+    logger = names["decisions"]
+    try:
+        decision = await guard().decide(None, request_id="job-1")
+    finally:
+        logger.removeHandler(names["handler"])
+        logger.setLevel("NOTSET")
+        names["handler"].close()
+    assert not decision
+    told = await typed("explain", "job-1", "--log", tmp_path / "service.log")
+    assert "denied: 401 missing_token" in told.stdout
 
 
 async def hello(scope: Any, _receive: Any, send: Any) -> None:

@@ -19,7 +19,7 @@ from tests.unit.guarded import ID_HEADER, TOKEN_TEXT, HeldLog, Served, http, web
 from tests.unit.mandates import NOW_S, SESSION, claims_json, sign
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
-STARTED: Message = START | {"headers": [ID_HEADER]}
+STARTED: Message = {**START, "headers": [ID_HEADER]}
 """As it is at the client."""
 CHUNK: Message = {"type": "http.response.body", "body": b"chunk", "more_body": True}
 PART: Message = {"type": "http.request", "body": b"part", "more_body": True}

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from countermand.enforce.guard import Guard
+from countermand.enforce.inflight import Call
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.verdict import Unknown, Verdict
+from countermand.tokens.cache import VerifiedToken
 from tests.clocks import held
 from tests.unit.guarded import TOKEN_TEXT, HeldLog, Served, Store, Streaming, guard, http
 from tests.unit.mandates import GRANT
@@ -46,9 +48,9 @@ class Interleaved:
     def before_registration(self) -> None:
         register = self.guard._in_flight.register
 
-        def later(*call: Any) -> Any:
+        def later(token: VerifiedToken, max_staleness_s: float | None, request_id: str = "") -> Call:
             self.once()
-            return register(*call)
+            return register(token, max_staleness_s, request_id)
 
         self.guard._in_flight.register = later  # type: ignore[method-assign]  # the step itself stays as it is
 

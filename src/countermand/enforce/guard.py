@@ -24,7 +24,7 @@ from countermand.enforce.decision import (
 )
 from countermand.enforce.inflight import Call, InFlight
 from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
-from countermand.enforce.trace import Outcome, Trace, decisions
+from countermand.enforce.trace import PASS, Outcome, Trace, is_wanted
 from countermand.errors import ConfigurationError, KeysError, TokenError
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.entry import Entry
@@ -145,7 +145,7 @@ class Guard:
         denial = _denial(verdict, required, verified.mandate)  # 9
         if denial is not None:
             return self._told(denial, request_id, verified, required)
-        if decisions.isEnabledFor(logging.DEBUG):
+        if is_wanted(PASS):
             self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
         return Allow(verified.mandate)
 
@@ -167,7 +167,7 @@ class Guard:
             raise
         denial = _denial(verdict, required, verified.mandate)
         if denial is None:
-            if decisions.isEnabledFor(logging.DEBUG):
+            if is_wanted(PASS):
                 self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
             return call
         call.end()

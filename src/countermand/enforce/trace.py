@@ -24,7 +24,10 @@ REQUEST_ID_KEY: Final = "countermand.request_id"
 """Where in the scope the app finds the id of a request."""
 ID_BYTES: Final = 16
 
-decisions: Final = logging.getLogger("countermand.decision")
+PASS: Final = logging.DEBUG
+DENIAL: Final = logging.INFO
+_decisions = logging.getLogger("countermand.decision")
+is_wanted = _decisions.isEnabledFor  # every decision asks
 
 _SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_TEXT: Final = 2_048
@@ -126,15 +129,15 @@ class Trace:
         max_staleness_s: float | None = None,
     ) -> None:
         """Log one record, if it is wanted. `token` is None for one that was not verified: it says nothing of itself."""
-        level = logging.DEBUG if outcome is Outcome.ALLOWED else logging.INFO
-        if not decisions.isEnabledFor(level):
+        level = PASS if outcome is Outcome.ALLOWED else DENIAL
+        if not is_wanted(level):
             return
         record = self._record(outcome, request_id, denial, token, max_staleness_s)
         extra = {"decision": record.to_fields()}
         if denial is None:
-            decisions.log(level, "%s", outcome.value, extra=extra)
+            _decisions.log(level, "%s", outcome.value, extra=extra)
         else:
-            decisions.log(level, "%s: %s (%s)", outcome.value, denial.code.value, denial.reason, extra=extra)
+            _decisions.log(level, "%s: %s (%s)", outcome.value, denial.code.value, denial.reason, extra=extra)
 
     def _record(
         self,
