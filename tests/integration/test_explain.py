@@ -108,7 +108,7 @@ async def test_a_revoked_call_is_explained_by_the_id_of_its_answer(running: Runn
 
         told = await typed("explain", id_, "--log", log, "--data-dir", running.data.path)
         as_json = await typed("explain", id_, "--json", "--log", log, "--data-dir", running.data.path)
-        alone = await in_a_thread("explain", id_, "--log", "-", given=await asyncio.to_thread(log.read_text), **NOWHERE)
+        alone = await in_a_thread("explain", id_, given=await asyncio.to_thread(log.read_text), **NOWHERE)
         before = await typed("explain", "good-1", "--log", log)
 
     lines = [line.strip() for line in told.stdout.splitlines()]

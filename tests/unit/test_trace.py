@@ -154,7 +154,7 @@ async def test_a_guard_behind_a_guard_keeps_the_id(written: Written) -> None:
 
 
 async def test_what_else_lies_in_the_place_of_an_id_is_no_id() -> None:
-    scope = http() | {REQUEST_ID_KEY: "a\nb"}
+    scope = http(**{REQUEST_ID_KEY: "a\nb"})
     assert ids_of((await answered(guard().asgi(Noting()), scope))[0]) == [ID_HEADER[1]]
 
 

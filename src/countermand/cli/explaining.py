@@ -4,7 +4,6 @@ The log is a stranger's: lines that are no record of ours are passed over, whate
 and a line longer than any record is read in parts and passed over too.
 """
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -51,7 +50,7 @@ _WHY_UNKNOWN: Final = {
     "check_error": "what knows the revocations failed",
 }
 _COLOURS: Final = {Outcome.ALLOWED: "green", Outcome.RELEASED: "green", Outcome.HELD: "yellow"}
-_IN_FLIGHT: Final = {
+_OUTCOMES: Final = {
     Outcome.ALLOWED: "let in",
     Outcome.DENIED: "denied",
     Outcome.HELD: "held, while it was in flight: nothing passed",
@@ -65,7 +64,7 @@ def explain(
     *,
     log: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, allow_dash=True, help="The log; standard input, if left out."),
+        typer.Option(exists=True, dir_okay=False, help="The log; standard input, if left out."),
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -93,7 +92,7 @@ def explain(
 
 @contextmanager
 def _opened(log: Path | None) -> Iterator[BinaryIO]:
-    if log is not None and str(log) != "-":
+    if log is not None:
         with log.open("rb") as file:
             yield file
         return
@@ -102,7 +101,7 @@ def _opened(log: Path | None) -> Iterator[BinaryIO]:
     yield sys.stdin.buffer
 
 
-def records_of(lines: BinaryIO | io.BytesIO, request_id: str) -> Iterator[Record]:
+def records_of(lines: BinaryIO, request_id: str) -> Iterator[Record]:
     """Yield the records of one request in the order of the log."""
     wanted = request_id.encode()
     for line in _short_lines(lines):
@@ -110,7 +109,7 @@ def records_of(lines: BinaryIO | io.BytesIO, request_id: str) -> Iterator[Record
             yield record
 
 
-def _short_lines(lines: BinaryIO | io.BytesIO) -> Iterator[bytes]:
+def _short_lines(lines: BinaryIO) -> Iterator[bytes]:
     is_whole = True
     while line := lines.readline(MAX_LINE_BYTES):
         began, is_whole = is_whole, line.endswith(b"\n")
@@ -179,7 +178,7 @@ def _told(record: Record, reason: str) -> Iterator[Text]:
     """Yield the lines that tell a record in plain words."""
     answer = f": {record.status} {record.code}" if record.status is not None else ""
     at = moment(datetime.fromtimestamp(record.at_ms / 1000, UTC))
-    head = f"{at}  {_IN_FLIGHT[record.outcome]}{answer}"
+    head = f"{at}  {_OUTCOMES[record.outcome]}{answer}"
     yield Text(_shown(head), _COLOURS.get(record.outcome, "red"))
     for name, words in (
         ("why", _why(record)),
