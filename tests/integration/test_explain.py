@@ -24,6 +24,7 @@ from tests.running import DEADLINE_S, Running, until
 
 pytestmark = pytest.mark.anyio
 
+CUT = "session_revoked"
 NOWHERE = {"COUNTERMAND_DATA_DIR": "/nowhere"}
 """No authority is configured."""
 
@@ -171,6 +172,15 @@ async def test_a_replica_that_had_not_heard_is_told_in_words(tmp_path: Path) -> 
         ({"code": "invalid_token", "status": 401, "reason": "expired_token"}, "expired token"),
         ({"code": "keys_unavailable", "status": 503}, "the keys of the issuer could not be had"),
         ({"code": "revocation_unavailable", "status": 503, "reason": "store_timeout"}, "did not answer in time"),
+        (
+            {"anchor_kind": "cutoff", "anchor_id": "all", "seq": 3, "status": 401, "code": CUT},
+            "a cutoff for everybody: entry 3",
+        ),
+        ({"anchor_kind": "session", "anchor_id": "ses_1", "status": 401, "code": CUT}, "the revocation store says so"),
+        (
+            {"anchor_kind": "grant", "anchor_id": "g", "anchor_issuer": "https://i", "code": CUT, "status": 401},
+            "g of https://i",
+        ),
         ({"code": "of_tomorrow", "status": 418, "reason": "tea"}, "tea"),
     ],
 )

@@ -32,6 +32,7 @@ from countermand.cli.terminal import (
 from countermand.enforce.decision import Code, Deny
 from countermand.enforce.trace import Outcome, Record, is_request_id
 from countermand.errors import ConfigurationError, CountermandError, MalformedError
+from countermand.log.anchor import Kind
 from countermand.settings import ClientSettings
 
 MAX_LINE_BYTES: Final = 65_536
@@ -168,10 +169,10 @@ class _Reasons:
 
 
 def _is_about(entry: dict[str, Any], record: Record) -> bool:
-    """Whether an entry is the one that a record names: a cutoff's id says the kind of what it cuts off."""
-    named = record.anchor_id if record.anchor_kind == "cutoff" else f"{record.anchor_kind}:{record.anchor_id}"
-    is_named = entry.get("id") in {record.anchor_id, named} and entry.get("kind") in {record.anchor_kind, "cutoff"}
-    return is_named and entry.get("issuer") == record.anchor_issuer
+    """Whether an entry is the one that a record names: itself, or a cutoff for it."""
+    named = record.anchor_kind, record.anchor_id
+    cut_off = Kind.CUTOFF.text, ":".join(named)
+    return (entry.get("kind"), entry.get("id")) in {named, cut_off} and entry.get("issuer") == record.anchor_issuer
 
 
 def _told(record: Record, reason: str) -> Iterator[Text]:
@@ -197,10 +198,7 @@ def _shown(words: str) -> str:
 
 def _why(record: Record) -> str:
     if record.anchor_kind:
-        issuer = f" of {record.anchor_issuer}" if record.anchor_issuer else ""
-        what = f"{record.anchor_kind} {record.anchor_id}{issuer}"
-        by = f"entry {record.seq} of the ledger ends it" if record.seq is not None else "the revocation store says so"
-        return f"the token rests on {what}, which is ended: {by}"
+        return _ended(record)
     if record.code == Code.REVOCATION_UNAVAILABLE:
         return _why_unknown(record)
     if record.status == 403:
@@ -208,6 +206,14 @@ def _why(record: Record) -> str:
     if record.code == Code.KEYS_UNAVAILABLE:
         return "the keys of the issuer could not be had"
     return record.reason.replace("_", " ")
+
+
+def _ended(record: Record) -> str:
+    by = "the revocation store says so" if record.seq is None else f"entry {record.seq} of the ledger ends it"
+    if record.anchor_kind == Kind.CUTOFF.text:
+        return f"the token was issued before a cutoff for everybody: {by}"
+    issuer = f" of {record.anchor_issuer}" if record.anchor_issuer else ""
+    return f"the token rests on {record.anchor_kind} {record.anchor_id}{issuer}, which is ended: {by}"
 
 
 def _why_unknown(record: Record) -> str:
