@@ -226,7 +226,12 @@ async def test_an_authority_that_does_not_answer_takes_away_the_reason_alone(run
 
 async def test_an_entry_that_is_about_something_else_gives_no_reason(running: Running, tmp_path: Path) -> None:
     entry = await running.client.revoke("session", "ses_other", "another story", bare=True)
-    fields = {"anchor_kind": "session", "anchor_id": "ses_1", "seq": entry["seq"]}
+    for seq in (entry["seq"], entry["seq"] + 1):
+        await _gives_no_reason(running, tmp_path, seq)
+
+
+async def _gives_no_reason(running: Running, tmp_path: Path, seq: int) -> None:
+    fields = {"anchor_kind": "session", "anchor_id": "ses_1", "seq": seq}
     told = await typed(
         "explain", "job-1", "--log", _log_of(tmp_path / "log", **fields), "--data-dir", running.data.path
     )

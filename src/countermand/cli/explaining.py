@@ -31,7 +31,7 @@ from countermand.cli.terminal import (
 )
 from countermand.enforce.decision import Code, Deny
 from countermand.enforce.trace import Outcome, Record, is_request_id
-from countermand.errors import ConfigurationError, CountermandError, MalformedError
+from countermand.errors import ConfigurationError, CountermandError, MalformedError, NotFoundError
 from countermand.log.anchor import Kind
 from countermand.settings import ClientSettings
 
@@ -158,6 +158,8 @@ class _Reasons:
             return {}
         try:
             return run(self._read(seq))
+        except NotFoundError:
+            return {}
         except CountermandError as error:
             self._answers = False
             err.print(f"the authority does not tell reasons: {without_tokens(printable(str(error)))}")

@@ -82,11 +82,11 @@ class Call:
         """Let go of the call: what it still does is its own affair."""
         self._watch.calls.discard(self)
         self._on_cut = None
-        self._let_on()
+        self._free()
 
     def release(self) -> None:
         """Hold the call no longer, if it was held."""
-        if self._let_on():
+        if self._free():
             self._tell(Outcome.RELEASED)
 
     def hold(self, denial: Deny, now_s: float) -> None:
@@ -106,7 +106,7 @@ class Call:
         if tell is not None:
             tell()
 
-    def _let_on(self) -> bool:
+    def _free(self) -> bool:
         released, self._released = self._released, None
         if released is not None:
             released.set()

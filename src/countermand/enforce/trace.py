@@ -30,7 +30,6 @@ _decisions = logging.getLogger("countermand.decision")
 is_wanted = _decisions.isEnabledFor  # every decision asks
 
 _SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_TEXT: Final = 2_048
 _MAX_NUMBER: Final = 253_402_300_800_000  # the year 10000 in milliseconds; no other number comes near
 _NUMBERS: Final[Mapping[str, tuple[type, ...]]] = {
     "at_ms": (int,),
@@ -68,9 +67,9 @@ class Outcome(StrEnum):
 class Record:
     """One decision. What does not apply is empty, or None.
 
-    `at_ms` is the guard's time, since 1970, UTC. `reason` is that of Deny. `anchor_…` says what was
-    revoked, and `seq` by which entry of the ledger. `staleness_ms` is how old the knowledge was, `max_staleness_s` what
-    the request allowed, where it did not leave that to the replica. `token_id` is the claim `jti`, `session_id` `sid`.
+    `at_ms` is the guard's time, since 1970, UTC. `reason` is that of Deny. `anchor_…` says what was revoked, and `seq`
+    by which entry of the ledger. `staleness_ms` is how old the knowledge was, `max_staleness_s` what the request
+    allowed, where it did not leave that to the replica. `token_id` is the claim `jti`, `session_id` is `sid`.
     """
 
     request_id: str = ""
@@ -110,7 +109,7 @@ class Record:
 def _fits(name: str, value: object) -> bool:
     if name in _NUMBERS:
         return type(value) in _NUMBERS[name] and 0 <= value < _MAX_NUMBER  # type: ignore[operator]  # it is a number
-    return isinstance(value, str) and len(value) <= _MAX_TEXT
+    return isinstance(value, str)
 
 
 class Trace:
@@ -160,11 +159,15 @@ class Trace:
             anchor_id=ended_by.anchor.id if ended_by is not None else "",
             anchor_issuer=ended_by.anchor.issuer if ended_by is not None else "",
             seq=ended_by.seq or None if ended_by is not None else None,  # a store knows no entries
-            staleness_ms=self._asked.staleness_ms() if token is not None else None,
+            staleness_ms=self._staleness_ms() if token is not None else None,
             max_staleness_s=max_staleness_s,
             token_id=(mandate.token_id or "") if mandate is not None else "",
             session_id=(mandate.session_id or "") if mandate is not None else "",
         )
+
+    def _staleness_ms(self) -> int | None:
+        staleness_ms = self._asked.staleness_ms()
+        return None if staleness_ms is None else max(staleness_ms, 0)  # clocks may differ
 
 
 class JsonLines(logging.Formatter):
