@@ -5,17 +5,16 @@ one.
 """
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from countermand.authority.actor import arrive, current_actor
+from countermand.enforce.trace import request_id
 
 HEADER: Final = "x-request-id"
-_SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _log = logging.getLogger(__name__)
 
@@ -32,10 +31,8 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).getlist(HEADER)
-        is_sane = len(given) == 1 and _SANE.fullmatch(given[0]) is not None
         client = scope.get("client")
-        arrive(given[0] if is_sane else self._random(16).hex(), client[0] if client else "")
+        arrive(request_id(scope["headers"], self._random), client[0] if client else "")
 
         async def traced(message: Message) -> None:
             if message["type"] == "http.response.start":
