@@ -13,6 +13,7 @@ from countermand.log.chain import Candidate, LogId, genesis
 from countermand.log.checkpoint import Checkpoint, Pin
 from countermand.log.entry import Entry
 from countermand.log.snapshot import make_snapshot
+from countermand.log.succession import Succession
 
 NOW_MS: Final = 1_800_000_000_000
 LOG_ID: Final = LogId(bytes(range(0xA0, 0xB0)))
@@ -28,6 +29,8 @@ class Signer:
         self.log_id = log_id
         self.key = key
         self.generation = generation
+        self.base = 0
+        """Behind which number this generation began."""
         self.links: list[bytes] = [genesis(log_id, generation)]
         self.candidates: list[Candidate] = []
         self.entries: list[Entry] = []
@@ -38,7 +41,7 @@ class Signer:
 
     @property
     def seq(self) -> int:
-        return len(self.candidates)
+        return self.base + len(self.candidates)
 
     def append(
         self,
@@ -66,7 +69,7 @@ class Signer:
     def at(self, at_ms: int, seq: int | None = None) -> Checkpoint:
         """Return the unsigned checkpoint of `seq`; None is the head."""
         seq = self.seq if seq is None else seq
-        return Checkpoint(self.log_id, Rev(self.generation, seq), self.links[seq], at_ms)
+        return Checkpoint(self.log_id, Rev(self.generation, seq), self.links[seq - self.base], at_ms)
 
     def checkpoint(self, at_ms: int = NOW_MS, seq: int | None = None) -> bytes:
         return self.at(at_ms, seq).sign(self.key)
@@ -80,6 +83,17 @@ class Signer:
             if entry.seq <= checkpoint.rev.seq and (entry.expires_at_ms is None or entry.expires_at_ms > at_ms)
         ]
         return make_snapshot(checkpoint, in_force, self.key)
+
+    def succession(self, seq: int | None = None, at_ms: int = NOW_MS) -> Succession:
+        """Return what ends this generation where it is now; the next begins behind `seq`, None for the head."""
+        return Succession(self.log_id, Rev(self.generation, self.seq), self.links[-1], seq or self.seq, at_ms)
+
+    def succeeded(self, succession: Succession) -> Self:
+        """Return the authority in the generation that `succession` begins. All that was in force before still is."""
+        other = copy(self)
+        other.generation, other.base = succession.rev.generation, succession.rev.seq
+        other.candidates, other.links, other.entries = [], [succession.link], list(self.entries)
+        return other
 
     def fork(self, seq: int) -> Self:
         """Return an authority with the same key and the same history up to `seq`, free to write another one."""

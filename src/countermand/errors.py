@@ -10,6 +10,7 @@
     │  ├─ WrongLogError              a record of another log
     │  ├─ UnknownKeyError            signed by a key that is not pinned
     │  ├─ BadSignatureError          the signature does not hold
+    │  ├─ KeysetError                a keyset that is not the next one
     │  ├─ GenerationError            a generation that no succession leads to
     │  ├─ RollbackError              older than what is applied
     │  ├─ ForkError                  another history than the one applied
@@ -48,6 +49,7 @@
        ├─ ForbiddenError             a valid credential without the role
        ├─ LastKeyError               without this key nobody could administer any more
        ├─ ClockError                 our clocks contradict each other: nothing is signed
+       ├─ DisputedError              a witness knows another ledger than ours: nothing is signed
        ├─ DataError                  the data directory or the database cannot be used as it is
        ├─ BusyError                  too much at once: try again
        └─ UnconfirmedError           it may be done, and that is not certain
@@ -112,6 +114,12 @@ class UnknownKeyError(LogError):
     code = "unknown_key"
 
 
+class KeysetError(LogError):
+    """The keyset is not the one after the keyset that is held."""
+
+    code = "wrong_keyset"
+
+
 class BadSignatureError(LogError):
     """The key, or any byte, is not the one that was signed."""
 
@@ -119,7 +127,7 @@ class BadSignatureError(LogError):
 
 
 class GenerationError(LogError):
-    """The record is of a generation to which no succession record led."""
+    """The record is of a generation to which no succession, with its snapshot, has led yet."""
 
     code = "wrong_generation"
 
@@ -357,6 +365,17 @@ class ClockError(AuthorityError):
     """Our clocks contradict each other, so nothing is signed."""
 
     code = "clock"
+
+
+class DisputedError(AuthorityError):
+    """A witness has seen more of this log than the ledger holds, or another history: nothing is signed."""
+
+    code = "disputed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "witnesses know another ledger than this one: nothing is signed until `countermand ledger recover` mends it"
+        )
 
 
 class DataError(AuthorityError):

@@ -38,6 +38,7 @@ class ScriptedLog:
         self.snapshots: list[Snapshots] = []
         self.calls: list[tuple[str, float]] = []
         self.closed = 0
+        self.successions: list[bytes] = []
 
     async def follow(self, after: int) -> AsyncGenerator[Batch, None]:
         self._called(f"after {after}")
@@ -73,7 +74,8 @@ class ScriptedLog:
         return snapshots
 
     def batch(self, after: int = 0) -> Batch:
-        return Batch(self.signer.candidates[after:], (self.checkpoint(),))
+        candidates = [candidate for candidate in self.signer.candidates if candidate.seq > after]
+        return Batch(candidates, (self.checkpoint(),), successions=self.successions)
 
     def checkpoint(self) -> bytes:
         return self.signer.checkpoint(now().wall_ms)

@@ -38,7 +38,6 @@ BAD_CHECKPOINTS: dict[str, Callable[[Signer], bytes]] = {
     "unknown_version": lambda signer: tampered(signer.checkpoint(now().wall_ms), 0),
     "wrong_log": lambda _: Signer(OTHER_LOG_ID).checkpoint(now().wall_ms),
     "unknown_key": lambda _: Signer(key=OTHER_KEY).checkpoint(now().wall_ms),
-    "wrong_generation": lambda _: Signer(generation=2).checkpoint(now().wall_ms),
     "rollback": lambda signer: signer.checkpoint(now().wall_ms, 0),
 }
 

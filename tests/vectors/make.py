@@ -14,6 +14,7 @@ from tests.vectors.reference import (
     CHECKPOINT,
     COUNTING,
     ENTRIES,
+    KEYSET,
     KINDS,
     LOG,
     MAX,
@@ -23,6 +24,7 @@ from tests.vectors.reference import (
     PREFIXES,
     SEED,
     SNAPSHOT,
+    SUCCESSION,
     Json,
     anchor_key,
     audit_chain,
@@ -40,6 +42,7 @@ from tests.vectors.reference import (
     public,
     record,
     signed,
+    succession,
     tag,
     u64,
     varint,
@@ -209,11 +212,21 @@ def pins() -> Json:
         f"{log}/{last}",
         f"{log}/{key},",
         f"{log.upper()}/{key}",
+        f"{log}/0/{key}",
+        f"{log}/01/{key}",
+        f"{log}/{MAX + 1}/{key}",
+        f"{log}/1/",
     ]
     return {
         "private_keys": [SEED.hex(), OTHER_SEED.hex()],
         "pins": [
             {"text": f"{log}/{key}", "log_id": LOG.hex(), "keys": {key_id(SEED).hex(): public(SEED).hex()}},
+            {
+                "text": f"{log}/12/{key}",
+                "log_id": LOG.hex(),
+                "version": 12,
+                "keys": {key_id(SEED).hex(): public(SEED).hex()},
+            },
             {
                 "text": f"{log}/{key},{other}",
                 "log_id": LOG.hex(),
@@ -221,6 +234,95 @@ def pins() -> Json:
             },
         ],
         "refused": [{"text": text, "code": "malformed_record"} for text in refused],
+    }
+
+
+# Keyset
+
+
+def keyset(
+    version: int, seeds: list[bytes], by: bytes, *, log: bytes = LOG, context: str = KEYSET, order: bool = True
+) -> bytes:
+    keys = [public(seed) for seed in seeds]
+    body = b"\1" + log + u64(version) + bytes([len(seeds)]) + b"".join(sorted(keys) if order else keys)
+    return signed(context, body + key_id(by), by)
+
+
+def keysets() -> Json:
+    """Keysets that follow one another from the pin, and records that do not follow it."""
+    both = sorted([SEED, OTHER_SEED], key=public)
+    chained = [(1, both, SEED), (2, [OTHER_SEED], SEED), (3, both, OTHER_SEED)]
+    true = keyset(*chained[0])
+    refused = [
+        ("no bytes", b"", "malformed_record"),
+        ("cut short", true[:-1], "malformed_record"),
+        ("a byte after its end", true + b"\0", "malformed_record"),
+        ("version 2 of the format", b"\2" + true[1:], "unknown_version"),
+        ("keyset 0", keyset(0, both, SEED), "malformed_record"),
+        ("no keys", keyset(1, [], SEED), "malformed_record"),
+        ("nine keys", keyset(1, [bytes([n] * 32) for n in range(1, 10)], SEED), "malformed_record"),
+        ("one key twice", keyset(1, [SEED, SEED], SEED), "malformed_record"),
+        ("keys out of order", keyset(1, both[::-1], SEED, order=False), "malformed_record"),
+        ("one left out before it", keyset(2, both, SEED), "wrong_keyset"),
+        ("another log", keyset(1, both, SEED, log=OTHER_LOG), "wrong_log"),
+        ("signed by a key that it brings", keyset(1, both, OTHER_SEED), "unknown_key"),
+        ("signed as a checkpoint", keyset(1, both, SEED, context=CHECKPOINT), "bad_signature"),
+        ("a flipped bit", true[:-1] + bytes([true[-1] ^ 1]), "bad_signature"),
+    ]
+    return {
+        "pin": f"{log_text(LOG)}/{b64(public(SEED))}",
+        "keysets": [
+            {
+                "version": version,
+                "private_key": by.hex(),
+                "keys": [public(seed).hex() for seed in seeds],
+                "bytes": keyset(version, seeds, by).hex(),
+                "pin": f"{log_text(LOG)}/{version}/{','.join(b64(public(seed)) for seed in seeds)}",
+            }
+            for version, seeds, by in chained
+        ],
+        "refused": [{"what": what, "bytes": data.hex(), "code": code} for what, data, code in refused],
+    }
+
+
+# Succession
+
+
+def successions() -> Json:
+    link = chain()[12]
+    valid = [
+        succession((1, 12), link, 12, NOW),
+        succession((1, 12), link, 40, NOW + 1),
+        succession((7, 0), bytes(32), 0, MAX),
+        succession((MAX - 1, MAX), link, MAX, NOW),
+    ]
+    said = succession((1, 12), link, 12, NOW)[1]
+    true = signed(SUCCESSION, said + key_id(SEED))
+
+    def of(ended: tuple[int, int], seq: int, log: bytes = LOG, seed: bytes = SEED) -> bytes:
+        return signed(SUCCESSION, succession(ended, link, seq, NOW, log)[1] + key_id(seed), seed)
+
+    refused = [
+        ("no bytes", b"", "malformed_record"),
+        ("cut short", true[:-1], "malformed_record"),
+        ("a byte after its end", true + b"\0", "malformed_record"),
+        ("version 2", b"\2" + true[1:], "unknown_version"),
+        ("generation 0", of((0, 12), 12), "malformed_record"),
+        ("a generation after which there is none", of((MAX, 12), 12), "malformed_record"),
+        ("beginning before the end", of((1, 12), 11), "malformed_record"),
+        ("a number over 2**53 - 1", of((1, 12), MAX + 1), "malformed_record"),
+        ("another log", of((1, 12), 12, OTHER_LOG), "wrong_log"),
+        ("another key", of((1, 12), 12, seed=OTHER_SEED), "unknown_key"),
+        ("another key under our key's id", signed(SUCCESSION, said + key_id(SEED), OTHER_SEED), "bad_signature"),
+        ("a flipped bit", true[:40] + bytes([true[40] ^ 1]) + true[41:], "bad_signature"),
+        ("signed as a checkpoint", signed(CHECKPOINT, said + key_id(SEED)), "bad_signature"),
+        ("signed without a context", signed("", said + key_id(SEED)), "bad_signature"),
+    ]
+    return {
+        "private_key": SEED.hex(),
+        "pin": f"{log_text(LOG)}/{b64(public(SEED))}",
+        "successions": [{**values, "bytes": signed(SUCCESSION, head + key_id(SEED)).hex()} for values, head in valid],
+        "refused": [{"what": what, "bytes": data.hex(), "code": code} for what, data, code in refused],
     }
 
 
@@ -308,12 +410,15 @@ def events() -> Json:
     newest = signed(CHECKPOINT, checkpoint(12, NOW)[1] + key_id(SEED))
     made = [f"event: entry\nid: {given['cm_seq']}\ndata: {json.dumps(given)}\n\n" for given in all_fields()]
     end = f"event: checkpoint\ndata: {b64(newest)}\n\n"
+    begun = signed(SUCCESSION, succession((1, 12), chain()[12], 12, NOW)[1] + key_id(SEED))
+    begins = f"event: succession\ndata: {b64(begun)}\n\n"
     refused = [
         "event: entry\ndata: {\n\n",
         "event: entry\ndata: []\n\n",
         "event: entry\ndata: {}\n\n",
         "event: checkpoint\ndata: *\n\n",
         f"event: checkpoint\ndata: {b64(newest)}=\n\n",
+        "event: succession\ndata: *\n\n",
         "data: " + "x" * 16_384,
     ]
     return {
@@ -322,9 +427,15 @@ def events() -> Json:
             for previous, (_, data), event in zip(chain(), ENTRIES, made, strict=False)
         ],
         "checkpoint_events": [{"checkpoint": newest.hex(), "event": end}],
+        "succession_events": [{"succession": begun.hex(), "event": begins}],
         "streams": [
-            {"stream": stream, "entries": [data.hex() for _, data in ENTRIES], "checkpoints": [newest.hex()]}
-            for whole in [": a comment\n\nevent: unknown\ndata: x\n\n" + "".join(made) + end]
+            {
+                "stream": stream,
+                "entries": [data.hex() for _, data in ENTRIES],
+                "checkpoints": [newest.hex()],
+                "successions": [begun.hex()],
+            }
+            for whole in [": a comment\n\nevent: unknown\ndata: x\n\n" + "".join(made) + begins + end]
             for stream in (whole, whole.replace("\n", "\r\n"))
         ],
         "refused": [{"stream": stream, "code": "malformed_record"} for stream in refused],
@@ -391,6 +502,8 @@ FILES: Final = {
     "chain": chains,
     "checkpoint": checkpoints,
     "pin": pins,
+    "keyset": keysets,
+    "succession": successions,
     "snapshot": snapshots,
     "fields": messages,
     "events": events,

@@ -65,6 +65,8 @@ def key_id(seed: bytes) -> bytes:
 
 CHECKPOINT: Final = "countermand checkpoint v2\n"
 SNAPSHOT: Final = "countermand snapshot v1\n"
+KEYSET: Final = "countermand keyset v1\n"
+SUCCESSION: Final = "countermand succession v1\n"
 
 
 def signed(context: str, body: bytes, seed: bytes = SEED) -> bytes:
@@ -112,6 +114,22 @@ def genesis(log: bytes, generation: int) -> bytes:
 
 def next_link(previous: bytes, data: bytes) -> bytes:
     return hashlib.sha256(b"countermand link v1\n" + previous + data).digest()
+
+
+def succession(ended: tuple[int, int], link: bytes, seq: int, at_ms: int, log: bytes = LOG) -> tuple[Json, bytes]:
+    """Return what a succession says, with the link that it makes, and the first 81 bytes of one."""
+    said = log + u64(ended[0]) + u64(ended[1]) + link + u64(seq) + u64(at_ms)
+    values = {
+        "log_id": log_text(log),
+        "ended": {"generation": ended[0], "seq": ended[1], "link": link.hex()},
+        "begun": {
+            "generation": ended[0] + 1,
+            "seq": seq,
+            "link": hashlib.sha256(b"countermand succession link v1\n" + said).hexdigest(),
+        },
+        "at_ms": at_ms,
+    }
+    return values, bytes([1]) + said
 
 
 # Snapshot

@@ -17,12 +17,15 @@ from countermand.log.checkpoint import NO_AUDIT, Checkpoint, Pin, parse_checkpoi
 from countermand.log.entry import Entry
 from countermand.log.feed import FeedParser
 from countermand.log.hmac import signature_holds, stream_signature
+from countermand.log.keyset import parse_keyset, sign_keyset
 from countermand.log.revoked import NEVER, RevokedSet
 from countermand.log.snapshot import SnapshotReader, make_snapshot
+from countermand.log.state import LogState
+from countermand.log.succession import Succession
 from tests.vectors import make
 
 HERE = Path(__file__).parent
-ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, SNAPSHOT, FIELDS, EVENTS, HMAC, AUDIT = (
+ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, KEYSET, SUCCESSION, SNAPSHOT, FIELDS, EVENTS, HMAC, AUDIT = (
     json.loads((HERE / f"{name}.json").read_text("utf-8")) for name in make.FILES
 )
 
@@ -137,12 +140,56 @@ def test_pins(vector: Vector) -> None:
     pin = Pin.parse(vector["text"])
     assert str(pin) == vector["text"]
     assert pin.log_id.raw.hex() == vector["log_id"]
+    assert pin.version == vector.get("version", 0)
     assert {name.hex(): key.public_bytes_raw().hex() for name, key in pin.keys.items()} == vector["keys"]
 
 
 @each(PIN["refused"])
 def test_refused_pins(vector: Vector) -> None:
     refuses(vector["code"], lambda: Pin.parse(vector["text"]))
+
+
+# keyset.json
+
+
+def test_keysets_follow_one_another_from_the_pin() -> None:
+    state = LogState(Pin.parse(KEYSET["pin"]))
+    for vector in KEYSET["keysets"]:
+        assert sign_keyset(Pin.parse(vector["pin"]), private_key(vector["private_key"])).hex() == vector["bytes"]
+        state.rekey(bytes.fromhex(vector["bytes"]))
+        assert str(state.pin) == vector["pin"]
+        assert state.pin.version == vector["version"]
+        assert [key.public_bytes_raw().hex() for key in state.pin.keys.values()] == vector["keys"]
+
+
+@each(KEYSET["refused"])
+def test_refused_keysets(vector: Vector) -> None:
+    pin, data = Pin.parse(KEYSET["pin"]), bytes.fromhex(vector["bytes"])
+    refuses(vector["code"], lambda: parse_keyset(data).follow(pin))
+
+
+# succession.json
+
+
+@each(SUCCESSION["successions"])
+def test_successions(vector: Vector) -> None:
+    ended, begun = vector["ended"], vector["begun"]
+    made = Succession(
+        LogId.parse(vector["log_id"]),
+        Rev(ended["generation"], ended["seq"]),
+        bytes.fromhex(ended["link"]),
+        begun["seq"],
+        vector["at_ms"],
+    )
+    assert (made.rev, made.link.hex()) == (Rev(begun["generation"], begun["seq"]), begun["link"])
+    assert made.sign(private_key(SUCCESSION["private_key"])).hex() == vector["bytes"]
+    assert Succession.verify(bytes.fromhex(vector["bytes"]), Pin.parse(SUCCESSION["pin"])) == made
+
+
+@each(SUCCESSION["refused"])
+def test_refused_successions(vector: Vector) -> None:
+    pin, data = Pin.parse(SUCCESSION["pin"]), bytes.fromhex(vector["bytes"])
+    refuses(vector["code"], lambda: Succession.verify(data, pin))
 
 
 # snapshot.json
@@ -204,11 +251,17 @@ def test_events_of_checkpoints(vector: Vector) -> None:
     assert feed.checkpoint_event(bytes.fromhex(vector["checkpoint"])).decode() == vector["event"]
 
 
+@each(EVENTS["succession_events"])
+def test_events_of_successions(vector: Vector) -> None:
+    assert feed.succession_event(bytes.fromhex(vector["succession"])).decode() == vector["event"]
+
+
 @each(EVENTS["streams"])
 def test_streams(vector: Vector) -> None:
     batch = FeedParser().feed(vector["stream"].encode())
     assert [candidate.entry.hex() for candidate in batch.candidates] == vector["entries"]
     assert [checkpoint.hex() for checkpoint in batch.checkpoints] == vector["checkpoints"]
+    assert [succession.hex() for succession in batch.successions] == vector["successions"]
 
 
 @each(EVENTS["refused"])

@@ -7,6 +7,8 @@ Pure: no I/O, no clock, no asyncio. Every format is given to the byte in docs/pr
     entry        one revocation in canonical bytes
     chain        the hash chain that binds the entries in order
     checkpoint   the authority's signed word on where the ledger ended, and when
+    succession   the signed word that another generation of the log has begun
+    keyset       which keys speak for the log from now on, signed by one that did before
     snapshot     the signed set of all revocations still in force
     audit        who changed what, in rows that checkpoints sign
     wire         an entry as the documented text fields, ours beside them

@@ -6,6 +6,7 @@ Source: docs/protocol.md, "Checkpoint"; Ed25519 is RFC 8032.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -34,6 +35,7 @@ CHECKPOINT_BYTES: Final = 1 + 16 + 8 + 8 + LINK_BYTES + 8 + LINK_BYTES + KEY_ID_
 NO_AUDIT: Final = bytes(LINK_BYTES)
 
 _CONTEXT = b"countermand checkpoint v2\n"
+_VERSION = re.compile(r"[1-9][0-9]{0,15}")
 
 
 def key_id(key: Ed25519PublicKey) -> bytes:
@@ -46,27 +48,31 @@ class Pin:
     """What a resource server is told out of band: which log to follow, and which keys speak for it.
 
     Written `log_<32 hex>/<key>` with the raw public key in unpadded base64url; several keys are separated by commas.
+    Keys of a keyset have its version before them: `log_<32 hex>/<version>/<key>`. See `keyset`.
     """
 
     log_id: LogId
     keys: Mapping[bytes, Ed25519PublicKey]
+    version: int = 0
 
     @classmethod
-    def of(cls, log_id: LogId, *keys: Ed25519PublicKey) -> Self:
+    def of(cls, log_id: LogId, *keys: Ed25519PublicKey, version: int = 0) -> Self:
         """Return the pin of `log_id` and `keys`."""
-        return cls(log_id, MappingProxyType({key_id(key): key for key in keys}))
+        return cls(log_id, MappingProxyType({key_id(key): key for key in keys}), version)
 
     def __str__(self) -> str:
         keys = ",".join(codec.to_base64(key.public_bytes_raw()) for key in self.keys.values())
-        return f"{self.log_id}/{keys}"
+        return f"{self.log_id}/{self.version}/{keys}" if self.version else f"{self.log_id}/{keys}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the pin that `text` writes. Raises: MalformedError."""
-        log_id, slash, keys = text.strip().partition("/")
+        log_id, slash, rest = text.strip().partition("/")
         if not slash:
             raise MalformedError("a pin is a log id, a slash and a public key")
-        return cls.of(LogId.parse(log_id), *(_public_key(key) for key in keys.split(",")))
+        version, slash, keys = rest.rpartition("/")
+        public_keys = [_public_key(key) for key in keys.split(",")]
+        return cls.of(LogId.parse(log_id), *public_keys, version=_version(version) if slash else 0)
 
     def verify(self, context: bytes, log_id: LogId, signer: bytes, body: bytes, signature: bytes) -> None:
         """Refuse what is not of this log, or not signed by one of these keys for this purpose.
@@ -142,12 +148,31 @@ def parse_checkpoint(data: bytes) -> UnverifiedCheckpoint:
     return UnverifiedCheckpoint(claimed, signer, data[: reader.at], reader.take(SIGNATURE_BYTES))
 
 
-def claimed_seq(signed: bytes) -> int:
-    """Return the number up to which a checkpoint says that it knows, unverified; 0 for what is none."""
+def claimed_signer(signed: bytes) -> bytes:
+    """Return the id of the key that a checkpoint names, unverified; none for what is no checkpoint."""
     try:
-        return parse_checkpoint(signed).claimed.rev.seq
+        return parse_checkpoint(signed).signer
     except LogError:
-        return 0
+        return b""
+
+
+def claimed_rev(signed: bytes) -> Rev:
+    """Return the position up to which a checkpoint says that it knows, unverified; 0.0 for what is none."""
+    try:
+        return parse_checkpoint(signed).claimed.rev
+    except LogError:
+        return Rev(0, 0)
+
+
+def claimed_seq(signed: bytes) -> int:
+    """Return the number of that position."""
+    return claimed_rev(signed).seq
+
+
+def _version(text: str) -> int:
+    if not _VERSION.fullmatch(text) or int(text) > codec.MAX_MS:
+        raise MalformedError("the version in a pin is a number from 1")
+    return int(text)
 
 
 def _public_key(text: str) -> Ed25519PublicKey:

@@ -1,4 +1,4 @@
-"""The log as server-sent events: `entry` events with the fields of `wire`, `checkpoint` events with the signed bytes.
+"""The log as server-sent events: `entry` events with the fields of `wire`, the others with signed bytes.
 
 Source: docs/protocol.md, "Feed"; the event stream format is WHATWG HTML §9.2.
 """
@@ -12,7 +12,9 @@ from countermand.errors import MalformedError
 from countermand.log import codec, wire
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import CHECKPOINT_BYTES
+from countermand.log.keyset import MAX_KEYSET_BYTES
 from countermand.log.ports import Batch
+from countermand.log.succession import SUCCESSION_BYTES
 
 MAX_EVENT_BYTES: Final = 16_384
 """An entry of the largest size, in base64 and as escaped fields beside it, fits."""
@@ -26,7 +28,21 @@ def entry_event(previous: bytes, data: bytes) -> bytes:
 
 def checkpoint_event(signed: bytes) -> bytes:
     """Return the event of a signed checkpoint."""
-    return f"event: checkpoint\ndata: {codec.to_base64(signed)}\n\n".encode()
+    return _signed_event("checkpoint", signed)
+
+
+def keyset_event(signed: bytes) -> bytes:
+    """Return the event of a signed keyset."""
+    return _signed_event("keyset", signed)
+
+
+def succession_event(signed: bytes) -> bytes:
+    """Return the event of a signed succession."""
+    return _signed_event("succession", signed)
+
+
+def _signed_event(type_: str, signed: bytes) -> bytes:
+    return f"event: {type_}\ndata: {codec.to_base64(signed)}\n\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +101,18 @@ class FeedParser:
         """Return the records that `chunk` completes; unknown types of event are passed over. Raises: MalformedError."""
         candidates: list[Candidate] = []
         checkpoints: list[bytes] = []
+        keysets: list[bytes] = []
+        successions: list[bytes] = []
         for event in self._events.feed(chunk):
             if event.type == "entry":
                 candidates.append(_candidate(event.data))
             elif event.type == "checkpoint":
-                checkpoints.append(_checkpoint(event.data))
-        return Batch(tuple(candidates), tuple(checkpoints))
+                checkpoints.append(_signed(event.data, CHECKPOINT_BYTES))
+            elif event.type == "keyset":
+                keysets.append(_signed(event.data, MAX_KEYSET_BYTES))
+            elif event.type == "succession":
+                successions.append(_signed(event.data, SUCCESSION_BYTES))
+        return Batch(tuple(candidates), tuple(checkpoints), keysets=tuple(keysets), successions=tuple(successions))
 
 
 def _candidate(data: str) -> Candidate:
@@ -103,7 +125,7 @@ def _candidate(data: str) -> Candidate:
     return wire.from_fields(fields)
 
 
-def _checkpoint(data: str) -> bytes:
-    if len(data) > CHECKPOINT_BYTES * 2:
-        raise MalformedError("a checkpoint's event is too long")
+def _signed(data: str, longest_bytes: int) -> bytes:
+    if len(data) > longest_bytes * 2:
+        raise MalformedError("the event of a signed record is too long")
     return codec.from_base64(data)

@@ -12,7 +12,9 @@ from countermand.log.chain import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records as they came, unverified: candidates for entries, and signed checkpoints.
+    """Records as they came, unverified: candidates for entries, and what is signed.
+
+    That is checkpoints, keysets in their order, and successions; the keysets are for those, too, that came with them.
 
     `has_more`: the next ones are there already, and what is missing may be among them.
     """
@@ -20,14 +22,18 @@ class Batch:
     candidates: Sequence[Candidate] = ()
     checkpoints: Sequence[bytes] = ()
     has_more: bool = False
+    keysets: Sequence[bytes] = ()
+    successions: Sequence[bytes] = ()
 
 
 class LogReader(Protocol):
     """A way on which the log travels to a replica.
 
-    Entries come in the order of their numbers, and a checkpoint every second while the authority lives. Any of them may
-    be lost, repeated, reordered or forged on the way. Every method raises only errors of our tree; a `TransportError`
-    says that trying again may help.
+    Entries come in the order of their numbers, and a checkpoint every second while the authority lives. Every keyset
+    that there ever was comes before the first checkpoint, and a new one before the first that is signed by a key of its
+    own. Any of them may be lost, repeated, reordered or forged on the way.
+
+    Every method raises only errors of our tree; a `TransportError` says that trying again may help.
     """
 
     def follow(self, after: int) -> AsyncGenerator[Batch, None]:
@@ -63,9 +69,15 @@ class LogWriter(Protocol):
         ...
 
     async def append(
-        self, messages: Sequence[Mapping[str, str]], signed: bytes | None, after: Written
+        self,
+        messages: Sequence[Mapping[str, str]],
+        signed: bytes | None,
+        after: Written,
+        succession: bytes | None = None,
     ) -> Written | None:
         """Append `messages`, then the checkpoint `signed` that covers them, in one step; return what is there now.
+
+        A `succession` travels with the checkpoint, whose generation it says has begun.
 
         None, and nothing is written, where the newest checkpoint is another than `after` says.
         """
@@ -73,6 +85,10 @@ class LogWriter(Protocol):
 
     async def put_snapshot(self, data: bytes) -> None:
         """Put a snapshot in the place of the one before."""
+        ...
+
+    async def put_keysets(self, document: bytes) -> None:
+        """Put all keysets, one after the other, in the place of those before."""
         ...
 
     async def trim(self, before_ms: int) -> None:

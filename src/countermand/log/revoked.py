@@ -5,7 +5,7 @@ kept in whole hours, rounded up: forgetting late is safe, and a few hundred hour
 Source: docs/protocol.md, "Forgetting" and "Cutoffs".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -164,6 +164,16 @@ class RevokedSet:
                 if seq is not None:
                     return seq
         return None
+
+    def beyond(self, other: "RevokedSet") -> Iterator[tuple[bytes, int]]:
+        """Yield the keys that this holds and `other` does not, with their hours; of cutoffs, those that go further."""
+        for hour, seqs in self._seqs.items():
+            for key in seqs.keys() - other._held:  # noqa: SLF001 - a set of its own kind
+                yield key, hour
+        for key, cutoff in self._cutoffs.items():
+            theirs = other._cutoffs.get(key, Cutoff())  # noqa: SLF001 - a set of its own kind
+            if theirs | cutoff != theirs:
+                yield key, cutoff.hour
 
     def find(self, anchors: Anchors, now_ms: int, tolerance_ms: int) -> Revoked | None:
         """Return what ends a token with these anchors: the first revoked one, root first; else a cutoff.

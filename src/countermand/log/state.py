@@ -2,10 +2,12 @@
 
     1. A candidate for an entry is held, bounded, and not believed.
     2. A checkpoint is believed if it is of the pinned log, signed by a pinned key, and not older than what is applied.
+       The keys that are pinned are those of the newest keyset, one after the other.
     3. From the link that it signed, the chain is walked back through the candidates to the link applied here. What
        hashes is proven; what does not is forged; another history is a fork.
     4. Only then are the entries parsed and applied, in order, and only then does the checkpoint give freshness.
     5. The authority's time alone forgets entries.
+    6. A signed succession leads to a higher generation, from its snapshot on. What is held stays held.
 
 It never waits and never reads a clock. A refusal raises and changes nothing that was applied before.
 Source: docs/protocol.md, "Application" and "Staleness".
@@ -29,11 +31,13 @@ from countermand.errors import (
 )
 from countermand.log.anchor import Anchors, Rev
 from countermand.log.chain import Candidate, genesis, next_link
-from countermand.log.checkpoint import Checkpoint, Pin, parse_checkpoint
+from countermand.log.checkpoint import Checkpoint, Pin, claimed_signer, parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.freshness import Freshness, Instant
+from countermand.log.keyset import parse_keyset
 from countermand.log.revoked import RevokedSet
 from countermand.log.snapshot import Snapshot
+from countermand.log.succession import Succession
 from countermand.log.verdict import Revoked
 
 CLOCK_TOLERANCE_MS: Final = 1_000
@@ -51,6 +55,7 @@ FIRST_GENERATION: Final = 1
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     checkpoint: Checkpoint
+    signed: bytes
     gives_freshness: bool
 
 
@@ -69,6 +74,9 @@ class LogState:
         self._held_bytes = 0  # of the entries of all candidates
         self._through = 0  # every seq up to here is applied or has a candidate
         self._waiting: dict[int, _Waiting] = {}
+        self._succession: Succession | None = None  # the newest: that of our generation, or the one that leads on
+        self._led_by = b""  # it, as it was signed last
+        self._proof: bytes | None = None
         self._wanted: dict[int, bytes] = {}  # the signed link of an entry of which only forgeries were held
 
     def __len__(self) -> int:
@@ -87,8 +95,18 @@ class LogState:
 
     @property
     def pin(self) -> Pin:
-        """What this state believes."""
+        """What this state believes: at first what it was told, then what the keysets say."""
         return self._pin
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether another generation has begun: a snapshot of it, or of a later one, is the only way on."""
+        return self._succession is not None and self._succession.rev.generation > self._rev.generation
+
+    @property
+    def proof(self) -> bytes | None:
+        """The newest signed checkpoint that is fully applied: it proves to others what was seen here."""
+        return self._proof
 
     @property
     def freshness(self) -> Freshness:
@@ -139,6 +157,42 @@ class LogState:
             self._through = self._rev.seq
             raise BacklogError(f"the candidates have more than {MAX_HELD_BYTES} bytes")
 
+    def rekey(self, signed: bytes) -> None:
+        """Take the keys of the next keyset for those held, and let go of what waits by the word of another key.
+
+        That is checkpoints that wait for entries, and a succession that waits for its snapshot. A keyset that is not
+        above the one that is held changes nothing.
+
+        Raises:
+            MalformedError, UnknownVersionError: not a keyset.
+            KeysetError: one before it was left out.
+            WrongLogError, UnknownKeyError, BadSignatureError: not the authority's word.
+        """
+        keyset = parse_keyset(signed)
+        if keyset.claimed.version > self._pin.version:
+            self._pin = keyset.follow(self._pin)
+            waiting = self._waiting.items()
+            self._waiting = {seq: one for seq, one in waiting if claimed_signer(one.signed) in self._pin.keys}
+            if self.is_succeeded:
+                self._believe_again()
+
+    def succeed(self, signed: bytes) -> None:
+        """Believe a succession: a snapshot of the generation that it begins may be loaded. Repeats are passed over.
+
+        Raises:
+            MalformedError, UnknownVersionError: not a succession.
+            WrongLogError, UnknownKeyError, BadSignatureError: not the authority's word.
+            RollbackError, ForkError: its word, and at odds with what is believed.
+        """
+        succession = Succession.verify(signed, self._pin)
+        known = self._succession
+        newest = max(self._rev.generation, known.rev.generation if known else 0)
+        if succession.rev.generation < newest:
+            raise RollbackError(f"generation {newest} has begun, which is after {succession.rev.generation}")
+        if known is not None and succession.rev.generation == known.rev.generation and succession != known:
+            raise ForkError(f"generation {newest} has two beginnings")
+        self._succession, self._led_by = succession, signed
+
     def accept(self, signed: bytes, now: Instant) -> None:
         """Believe a checkpoint, if there is every reason to. It is applied by `advance`.
 
@@ -156,7 +210,7 @@ class LogState:
             self._freshness = self._freshness.with_newest(checkpoint.at_ms, now)
         known = self._waiting.get(checkpoint.rev.seq)
         if known is None or not known.gives_freshness or (timely and checkpoint.at_ms > known.checkpoint.at_ms):
-            self._waiting[checkpoint.rev.seq] = _Waiting(checkpoint, timely)
+            self._waiting[checkpoint.rev.seq] = _Waiting(checkpoint, signed, timely)
         if len(self._waiting) > MAX_WAITING:
             del self._waiting[min(self._waiting)]
 
@@ -189,21 +243,36 @@ class LogState:
     def load(self, snapshot: Snapshot, now: Instant) -> None:
         """Jump to a verified snapshot, and keep its set as ours. What is held stays held until it expires.
 
+        It may be of a higher generation where a succession leads there; or where nothing was ever applied, for whoever
+        begins has nothing that it could lose.
+
         Raises:
             GenerationError, RollbackError, ForkError: at odds with what is applied.
             PostdatedError: from more than the tolerance ahead of `now`: what it leaves out may still be in force.
         """
         checkpoint = snapshot.header.checkpoint
-        self._judge(checkpoint)
+        is_next = checkpoint.rev.generation > self._rev.generation and self._may_become(checkpoint)
+        if not is_next:
+            self._judge(checkpoint)
         if not _is_timely(checkpoint, now):
             raise PostdatedError(f"the snapshot is {checkpoint.at_ms - now.wall_ms} ms ahead of our clock")
         revoked = snapshot.revoked
         revoked.add_all(self._revoked)
+        if is_next:  # nothing that waits is of this generation
+            self._let_go(tuple(self._candidates))
+            self._waiting, self._wanted, self._through = {}, {}, 0
         self._revoked, self._rev, self._link = revoked, checkpoint.rev, checkpoint.link
         self._through = max(self._through, checkpoint.rev.seq)
         self._let_go([seq for seq in self._candidates if seq <= checkpoint.rev.seq])
         self._waiting = {seq: waiting for seq, waiting in self._waiting.items() if seq >= checkpoint.rev.seq}
         self._wanted = {seq: link for seq, link in self._wanted.items() if seq > checkpoint.rev.seq}
+
+    def _believe_again(self) -> None:
+        """Let go of a succession that has led nowhere yet, and that no key speaks for any more: it comes again."""
+        try:
+            Succession.verify(self._led_by, self._pin)
+        except LogError:
+            self._succession = None
 
     def _reach(self) -> int:
         """Return the last seq up to which each is applied or has a candidate."""
@@ -223,11 +292,22 @@ class LogState:
         if theirs < ours:
             raise RollbackError(f"{theirs.generation}.{theirs.seq} is older than {ours.generation}.{ours.seq}")
         if theirs.generation > ours.generation:
-            raise GenerationError(f"generation {theirs.generation} has begun, and no succession record says so")
+            raise GenerationError(
+                f"generation {theirs.generation} has begun, and what is applied is of {ours.generation}"
+            )
         waiting = self._waiting.get(theirs.seq)
         known = self._link if theirs == ours else waiting.checkpoint.link if waiting else checkpoint.link
         if checkpoint.link != known:
             raise ForkError(f"entry {theirs.seq} has two histories")
+
+    def _may_become(self, checkpoint: Checkpoint) -> bool:
+        """Whether a snapshot of a higher generation may be loaded. Raises: ForkError, where it began elsewhere."""
+        succession = self._succession
+        if succession is None or succession.rev.generation != checkpoint.rev.generation:
+            return self._rev == Rev(FIRST_GENERATION, 0)
+        if checkpoint.rev < succession.rev or (checkpoint.rev == succession.rev and checkpoint.link != succession.link):
+            raise ForkError(f"generation {checkpoint.rev.generation} has two beginnings")
+        return True
 
     def _cover(self, waiting: _Waiting) -> list[Entry]:
         """Apply what one checkpoint covers and return it. Raises: as `advance`."""
@@ -282,6 +362,7 @@ class LogState:
         return applied, None
 
     def _settle(self, applied: _Waiting) -> None:
+        self._proof = applied.signed
         if applied.gives_freshness:
             at_ms = applied.checkpoint.at_ms
             self._freshness = self._freshness.with_applied(at_ms)

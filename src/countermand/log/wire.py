@@ -23,6 +23,7 @@ SEQ_FIELD: Final = "cm_seq"
 PREVIOUS_FIELD: Final = "cm_prev"
 ENTRY_FIELD: Final = "cm_entry"
 CHECKPOINT_FIELD: Final = "cm_checkpoint"
+SUCCESSION_FIELD: Final = "cm_succession"
 
 _KIND_FIELDS = {
     Kind.SESSION: "sid",

@@ -2,4 +2,5 @@
 
 replica   answers from memory, and says how fresh the answer is
 follow    the loop that keeps it so, over any log that can be followed
+report    what it tells the authority about itself
 """

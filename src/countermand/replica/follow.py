@@ -15,6 +15,7 @@ from countermand.errors import (
     CountermandError,
     ForgedEntryError,
     GapError,
+    GenerationError,
     LogError,
     UnreachableError,
 )
@@ -111,22 +112,29 @@ class Follower:
             self._on_applied(())
 
     def _take(self, batch: Batch) -> None:
-        """Hold the candidates, believe the checkpoints, apply what they cover.
+        """Take the keysets, hold the candidates, believe the checkpoints, apply what they cover.
 
         A record that is refused is noted and stops no other one. What reading again may mend is raised.
         """
         before_ms = self._state.freshness.applied_at_ms
+        for signed in batch.keysets:
+            self._believe(self._state.rekey, signed)
         try:
             for candidate in batch.candidates:
                 self._hold(candidate)
+            for signed in batch.successions:
+                self._believe(self._state.succeed, signed)
             for signed in batch.checkpoints:
-                self._believe(signed)
+                self._believe(self._accept, signed)
             if batch.checkpoints:
                 self._advance()
         except (GapError, ForgedEntryError):
             if not batch.has_more:
                 self._wants_snapshot = True
                 raise
+        except GenerationError:  # reading again brings the succession; and that leads to a snapshot alone
+            self._wants_snapshot = self._state.is_succeeded
+            raise
         if self._state.freshness.applied_at_ms > before_ms:
             self._replica.error = None
 
@@ -137,9 +145,14 @@ class Follower:
         except BacklogError as error:
             self._note(error)
 
-    def _believe(self, signed: bytes) -> None:
+    def _accept(self, signed: bytes) -> None:
+        self._state.accept(signed, self._clock())
+
+    def _believe(self, take: Callable[[bytes], None], signed: bytes) -> None:
         try:
-            self._state.accept(signed, self._clock())
+            take(signed)
+        except GenerationError:
+            raise
         except LogError as error:
             self._note(error)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from countermand.errors import ConfigurationError, ReadOnlyStoreError
 from countermand.log.anchor import Anchors, Kind, Rev, anchor_key
+from countermand.log.codec import to_base64
 from countermand.log.freshness import Freshness, Instant
 from countermand.log.state import CLOCK_TOLERANCE_MS, LogState
 from countermand.log.verdict import CLEAR, Unknown, Verdict
@@ -139,6 +140,19 @@ class Replica:
         """Return how old what is known is now; None until this replica has heard."""
         freshness = self._state.freshness
         return freshness.staleness_ms(self._clock()) if freshness.applied_at_ms > 0 else None
+
+    def report(self) -> dict[str, object]:
+        """Return what the authority is told, as `POST /v1/replicas` takes it."""
+        rev = self._state.rev
+        return {
+            "generation": rev.generation,
+            "seq": rev.seq,
+            "keyset": self._state.pin.version,
+            "strict": not self._best_effort,
+            "max_staleness_ms": int(self._limit_ms) + CLOCK_TOLERANCE_MS,
+            "at_ms": self._clock().wall_ms,
+            "proof": to_base64(self._state.proof or b""),
+        }
 
     def watch(self) -> None:
         """Log when this replica becomes stale, refuses, or is fresh again. The follower calls it, often."""

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import cache
 from typing import Final
@@ -26,6 +26,8 @@ SILENCE_S: Final = 10.0
 """Between two reads; whoever follows gives up sooner."""
 SNAPSHOT_SILENCE_S: Final = 60.0
 """The same for a snapshot, which may first have to be made."""
+REPORT_S: Final = 5.0
+"""For a report and its answer, which has no body."""
 MAX_KEYS_BYTES: Final = 262_144
 KEYS_S: Final = 5.0
 """For the keys as a whole, from the first look-up of the name to the last byte."""
@@ -100,7 +102,7 @@ class HttpLog:
         async with self._get(f"/v1/log?after={after}", "text/event-stream", SILENCE_S) as chunks:
             async for chunk in chunks:
                 batch = parser.feed(chunk)
-                if batch.candidates or batch.checkpoints:
+                if batch.candidates or batch.checkpoints or batch.keysets or batch.successions:
                     yield batch
 
     async def snapshot(self) -> AsyncGenerator[bytes, None]:
@@ -112,6 +114,16 @@ class HttpLog:
                 if received > HEADER_BYTES + MAX_BODY_BYTES:
                     raise BadAnswerError("the snapshot does not end")
                 yield chunk
+
+    async def report(self, said: Mapping[str, object]) -> None:
+        """Tell the authority about the replica that follows here. Raises: TransportError."""
+        url = f"{self._url}/v1/replicas"
+        try:
+            async with asyncio.timeout(REPORT_S), open_client(REPORT_S) as client:
+                response = await client.post(url, headers=self._headers, json=dict(said))
+        except (TimeoutError, httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
+            raise UnreachableError(f"{url} did not answer: {type(error).__name__}") from error
+        _check(response, "", status=204)
 
     def _get(self, path: str, content_type: str, silence_s: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return _get(self._url + path, self._headers, content_type, silence_s)
@@ -156,11 +168,11 @@ async def _get(
         raise UnreachableError(f"{url} did not answer: {type(error).__name__}") from error
 
 
-def _check(response: httpx2.Response, content_type: str) -> None:
+def _check(response: httpx2.Response, content_type: str, *, status: int = 200) -> None:
     where = str(response.url)
     if response.status_code in {401, 403}:
         raise RefusedError(f"{where} refused our credential")
-    if response.status_code != 200:
+    if response.status_code != status:
         raise BadAnswerError(f"{where} answered {response.status_code}")
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type and media_type != content_type:

@@ -1,5 +1,6 @@
-"""The log over Redis Streams: entries beside messages of others on one stream, checkpoints on another, and a snapshot.
+"""The log over Redis Streams: entries beside messages of others on one stream, checkpoints on another.
 
+A snapshot and the keysets lie beside them.
 Redis is a way and no record. Whatever it loses, repeats, reorders or is made to say is noticed by those who verify:
 here nothing is believed. Every wait is bounded, far below any staleness that could be allowed.
 Source: docs/protocol.md, "Redis"; redis.io/docs/latest/develop/data-types/streams.
@@ -13,18 +14,21 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from countermand.errors import BadAnswerError, ConfigurationError, MalformedError, UnreachableError
+from countermand.errors import BadAnswerError, ConfigurationError, LogError, MalformedError, UnreachableError
 from countermand.log import codec
 from countermand.log.chain import Candidate
-from countermand.log.checkpoint import CHECKPOINT_BYTES, claimed_seq
+from countermand.log.checkpoint import CHECKPOINT_BYTES, claimed_seq, claimed_signer
+from countermand.log.keyset import MAX_DOCUMENT_BYTES, split_keysets
 from countermand.log.ports import Batch, Written
 from countermand.log.snapshot import HEADER_BYTES
+from countermand.log.succession import SUCCESSION_BYTES
 from countermand.log.wire import (
     CHECKPOINT_FIELD,
     ENTRY_FIELD,
     PREVIOUS_FIELD,
     REVOCATION_STREAM,
     SEQ_FIELD,
+    SUCCESSION_FIELD,
     to_candidate,
 )
 from countermand.transport.redis_client import ANSWER_S, BLOCK_MS, Client, RedisUrl, our_errors
@@ -35,6 +39,8 @@ SLOWEST_BYTES_S: Final = 1_000_000
 """A second, of a snapshot on its way to Redis."""
 QUIET_S: Final = 2.5
 """Checkpoints come every second: without one for so long, the cursors are dropped."""
+KEYSETS_S: Final = 2.0
+"""How often a reader looks for keysets, beside when a checkpoint names another key than those before."""
 ASK_AGAIN_S: Final = 2.0
 """How often a writer asks whether its master is still the one."""
 
@@ -43,6 +49,7 @@ _log = logging.getLogger(__name__)
 _BEGINNING: Final = b"0-0"
 _SEQ: Final = SEQ_FIELD.encode()
 _CHECKPOINT: Final = CHECKPOINT_FIELD.encode()
+_SUCCESSION: Final = SUCCESSION_FIELD.encode()
 _PREVIOUS: Final = PREVIOUS_FIELD.encode()
 _ENTRY: Final = ENTRY_FIELD.encode()
 _Messages: TypeAlias = list[tuple[bytes, list[bytes]]]
@@ -56,6 +63,7 @@ class Keys:
     stream: str
     checkpoints: str
     snapshot: str
+    keysets: str
 
     @classmethod
     def of(cls, stream: str = REVOCATION_STREAM) -> "Keys":
@@ -63,7 +71,7 @@ class Keys:
         tag = stream[1:-1] if stream.startswith("{") and stream.endswith("}") else stream
         if not tag or "{" in tag or "}" in tag:
             raise ConfigurationError("a stream's name holds no braces, or is one whole tag in braces")
-        return cls(stream, f"{{{tag}}}.checkpoints", f"{{{tag}}}.snapshot")
+        return cls(stream, *(f"{{{tag}}}.{name}" for name in ("checkpoints", "snapshot", "keysets")))
 
 
 class RedisLog:
@@ -100,18 +108,32 @@ class RedisLog:
         clock_s = asyncio.get_running_loop().time
         cursors, heard_s = await self._start(client, after), clock_s()
         held: list[bytes] = []
+        told: bytes | None = None  # the newest succession: it comes with every checkpoint
         known: list[bytes] = []  # the newest that came with an entry, and comes by itself as well
+        signers: set[bytes] = set()
+        keysets: Sequence[bytes] = ()
+        keysets_s = -KEYSETS_S
         while clock_s() - heard_s < QUIET_S:
             messages, signed = await self._read(client, cursors, block_ms=None if held else BLOCK_MS)
             borne = list(islice(_checkpoints(reversed(messages)), 1))
             known = borne or known
             held += [checkpoint for checkpoint in _checkpoints(signed) if checkpoint not in known]
+            newest = list(islice(_successions(reversed(signed)), 1))
+            begun = [succession for succession in newest if succession != told]
+            told = begun[0] if begun else told
             heard_s = clock_s() if signed else heard_s
+            named = {claimed_signer(checkpoint) for checkpoint in borne + held}
+            if named - signers or clock_s() - keysets_s >= KEYSETS_S:
+                signers, keysets_s = named or signers, clock_s()
+                found = await self._read_keysets(client)
+                if found and found != keysets:
+                    keysets = found
+                    yield Batch(keysets=keysets)
             if len(messages) == PAGE:  # there may be more, which the held ones cover
-                yield Batch(_candidates(messages), borne, has_more=True)
+                yield Batch(_candidates(messages), borne, has_more=True, successions=begun)
                 held = held[-PAGE:]
-            elif messages or held:
-                yield Batch(_candidates(messages), borne + held)
+            elif messages or held or begun:
+                yield Batch(_candidates(messages), borne + held, successions=begun)
                 held = []
         raise UnreachableError("redis gives no checkpoint any more")
 
@@ -130,6 +152,15 @@ class RedisLog:
                     start, end = end, end + CHUNK_BYTES
         if start == 0:
             raise BadAnswerError("redis holds no snapshot")
+
+    async def _read_keysets(self, client: Client) -> Sequence[bytes]:
+        """Return what there is; nothing of what cannot be read, for the checkpoints may do without."""
+        document = await client.getrange(self._keys.keysets, 0, MAX_DOCUMENT_BYTES)
+        try:
+            return split_keysets(document) if isinstance(document, bytes) else ()
+        except LogError as error:
+            _log.debug("the keysets on redis cannot be read: %s", error)
+            return ()
 
     async def _start(self, client: Client, after: int) -> dict[str, bytes]:
         """Return where to begin: behind entry `after`, and with the newest checkpoint.
@@ -195,11 +226,16 @@ class RedisLogWriter:
             return Written(end, list(_checkpoints(newest)), has_snapshot=bool(has_snapshot))
 
     async def append(
-        self, messages: Sequence[Mapping[str, str]], signed: bytes | None, after: Written
+        self,
+        messages: Sequence[Mapping[str, str]],
+        signed: bytes | None,
+        after: Written,
+        succession: bytes | None = None,
     ) -> Written | None:
         """See LogWriter.append."""
         await self._stay()
-        arguments = [after.end, after.first, after.last, "" if signed is None else codec.to_base64(signed)]
+        records = ["" if record is None else codec.to_base64(record) for record in (signed, succession)]
+        arguments = [after.end, after.first, after.last, *records]
         for fields in messages:
             arguments += [str(2 * len(fields)), *(text for pair in fields.items() for text in pair)]
         keys = (self._keys.stream, self._keys.checkpoints, self._keys.snapshot)
@@ -222,6 +258,11 @@ class RedisLogWriter:
         answer_s = ANSWER_S + len(data) / SLOWEST_BYTES_S
         with our_errors():
             await self._client.execute_command("SET", self._keys.snapshot, data, answer_s=answer_s)
+
+    async def put_keysets(self, document: bytes) -> None:
+        """See LogWriter.put_keysets."""
+        with our_errors():
+            await self._client.set(self._keys.keysets, document)
 
     async def trim(self, before_ms: int) -> None:
         """See LogWriter.trim."""
@@ -256,7 +297,7 @@ for _, id in ipairs({first, last}) do
         is_whole = 0
     end
 end
-local at = 5
+local at = 6
 while at <= #ARGV do
     local count = tonumber(ARGV[at])
     last = redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + count))
@@ -266,7 +307,11 @@ while at <= #ARGV do
     at = at + 1 + count
 end
 if ARGV[4] ~= '' then
-    ends = redis.call('XADD', KEYS[2], '*', 'cm_checkpoint', ARGV[4])
+    local fields = {'cm_checkpoint', ARGV[4]}
+    if ARGV[5] ~= '' then
+        fields = {'cm_checkpoint', ARGV[4], 'cm_succession', ARGV[5]}
+    end
+    ends = redis.call('XADD', KEYS[2], '*', unpack(fields))
 end
 return {ends, first, last, is_whole, redis.call('EXISTS', KEYS[3])}
 """
@@ -296,13 +341,21 @@ def _candidates(messages: _Messages) -> list[Candidate]:
 
 
 def _checkpoints(messages: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[bytes]:
+    return _signed(messages, _CHECKPOINT, CHECKPOINT_BYTES)
+
+
+def _successions(messages: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[bytes]:
+    return _signed(messages, _SUCCESSION, SUCCESSION_BYTES)
+
+
+def _signed(messages: Iterable[tuple[bytes, list[bytes]]], name: bytes, length: int) -> Iterator[bytes]:
     for _, flat in messages:
-        text = _fields(flat).get(_CHECKPOINT) if _CHECKPOINT in flat else None
-        if text is not None and len(text) < 4 * CHECKPOINT_BYTES:
+        text = _fields(flat).get(name) if name in flat else None
+        if text is not None and len(text) < 4 * length:
             try:
                 yield codec.from_base64(text)
             except MalformedError as error:
-                _log.debug("a message on the stream is no checkpoint: %s", error)
+                _log.debug("a message on the stream is no signed record: %s", error)
 
 
 def _text(data: bytes | str) -> str:

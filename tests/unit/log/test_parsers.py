@@ -15,6 +15,7 @@ from countermand.log.entry import Entry
 from countermand.log.feed import EventParser, FeedParser
 from countermand.log.freshness import Instant
 from countermand.log.state import LogState
+from countermand.log.succession import Succession
 from tests.signer import KEY, LOG_ID, NOW_MS, Signer
 from tests.unit.log.helpers import NOW, drain, held, read_snapshot, signer_of
 from tests.unit.log.strategies import entries, mutated
@@ -30,6 +31,7 @@ def read_events(data: bytes) -> None:
 BYTES_PARSERS: dict[str, Callable[[bytes], object]] = {
     "entry": Entry.parse,
     "checkpoint": lambda data: parse_checkpoint(data).verify(PIN),
+    "succession": lambda data: Succession.verify(data, PIN),
     "snapshot": lambda data: read_snapshot(data, SIGNER),
     "base64url": codec.from_base64,
     "events": read_events,
