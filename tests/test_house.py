@@ -126,6 +126,9 @@ WRITES_UNAUDITED = {
     "access.py": "when keys were last used",
     "once.py": "which requests were done, in the transaction that does it; and their answers",
     "cleaning.py": "takes such answers away",
+    "replicas.py": "what replicas say of themselves",
+    "rotation.py": "the steps of a rotation, which its time brings; what was asked for is audited",
+    "witnesses.py": "what contradicts the ledger, before anything may be built on it",
 }
 
 

@@ -18,6 +18,7 @@ from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Revocation, Session, SubjectType
 from countermand.authority.service import Authority
+from countermand.authority.witnesses import Witnesses
 from countermand.log.anchor import Kind
 from countermand.wiring import system_clock
 from tests.postgres_server import PostgresServer
@@ -55,7 +56,8 @@ async def primary_open(database: Database, path: Path, keys_of: Path | None = No
         await database.migrate()
         ledger = await Ledger.open(database, os.urandom(16))
         keys = await open_keys(database, path / "keys", system_clock().wall_ms)
-        heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock, os.urandom(16).hex())
+        witnesses = Witnesses(database, ledger, keys, (), system_clock)
+        heartbeat = Heartbeat(database, ledger, keys, system_clock, witnesses, os.urandom(16).hex())
         policy = Policy("https://authority.example", 900)
         service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
         yield Primary(database, ledger, heartbeat, service)

@@ -44,7 +44,7 @@ async def publishing(
 ) -> AsyncIterator[tuple[Rooms, Relay]]:
     """Run the authority in `path`/authority, and its relay to the Redis at `url`."""
     async with rooms_open(path, clock=MachineClock()) as rooms:
-        source = Source(rooms.ledger, rooms.heartbeat, rooms.reader, rooms.service.descendants, rooms.pin)
+        source = Source(rooms.ledger, rooms.heartbeat, rooms.reader, rooms.service.descendants, rooms.keys)
         relay = Relay(source, Stream(REVOCATION_STREAM, hmac_keys), partial(open_writer, url, KEYS), system_clock)
         async with beside(rooms.heartbeat.run(), stop=rooms.heartbeat.close), beside(relay.run()):
             yield rooms, relay

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from countermand.authority.minting import Policy
 from countermand.authority.model import Session, SubjectType
 from countermand.authority.reader import LedgerReader
 from countermand.authority.service import Authority
+from countermand.authority.witnesses import Witness, Witnesses
 from countermand.log.anchor import Kind, Rev, own_id
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import Pin
@@ -73,7 +74,7 @@ class Rooms:
 
     @property
     def pin(self) -> Pin:
-        return Pin.of(self.ledger.log_id, self.keys.checkpoint.public_key())
+        return self.keys.pin
 
     async def head(self) -> Head:
         async with self.database.read() as connection:
@@ -125,7 +126,9 @@ class Rooms:
 
 
 @asynccontextmanager
-async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: int = 900) -> AsyncIterator[Rooms]:
+async def rooms_open(
+    path: Path, *, clock: HeldClock | None = None, mandate_s: int = 900, witnesses: Sequence[Witness] = ()
+) -> AsyncIterator[Rooms]:
     """Open the authority in `path`/authority, as `wiring` does, and without what beats or listens."""
     data = DataDir(path / "authority")
     await DATABASES.lay(data)
@@ -135,10 +138,11 @@ async def rooms_open(path: Path, *, clock: HeldClock | None = None, mandate_s: i
         await database.migrate()
         ledger = await Ledger.open(database, os.urandom(16))
         keys = await open_keys(database, data.keys, clock.wall_ms)
-        heartbeat = Heartbeat(database, ledger, keys.checkpoint, clock, os.urandom(16).hex())
+        heard = Witnesses(database, ledger, keys, witnesses, clock)
+        heartbeat = Heartbeat(database, ledger, keys, clock, heard, os.urandom(16).hex())
         policy = Policy(ISSUER, mandate_s)
         service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
-        reader = LedgerReader(ledger, heartbeat, keys.checkpoint)
+        reader = LedgerReader(ledger, heartbeat, keys)
         access = Access(database, clock, os.urandom)
         yield Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)
     finally:

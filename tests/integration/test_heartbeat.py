@@ -171,13 +171,13 @@ async def test_a_damaged_database_stops_the_signing_and_not_the_heart(
     rooms: Rooms, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with looking_into(rooms.data) as look:
-        [(only, generation, seq, link)] = await look.execute("SELECT * FROM head")
+        [saved] = await look.execute("SELECT * FROM head")
         await look.execute("DELETE FROM head")
     async with beating(rooms):
         await until(lambda: len(_complaints(caplog)) == 1, "it says that there is none")
         async with looking_into(rooms.data) as look:
-            columns = {"only": only, "generation": generation, "seq": seq, "link": link}
-            await look.execute("INSERT INTO head VALUES (:only, :generation, :seq, :link)", **columns)
+            columns = dict(zip("abcde", saved, strict=True))
+            await look.execute("INSERT INTO head VALUES (:a, :b, :c, :d, :e)", **columns)
         rooms.heartbeat.sign_soon()
         assert await _soon(rooms.heartbeat.after(None)) is not None
 

@@ -10,8 +10,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, select
 
+from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.authority.model import Filter
 from countermand.authority.sqlite import SqliteDatabase
@@ -106,6 +107,16 @@ async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
         assert (rooms.ledger.log_id, await rooms.head()) == (log_id, head)
         assert (await rooms.service.reading.session(session.id)).subject == "alice"
         assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).reason == "kept"
+
+
+async def test_keys_that_signed_before_rotations_sign_on(made: Database, tmp_path: Path) -> None:
+    await _ask(made, lambda connection: upgrade(connection, "0006"))
+    async with looking_into(DataDir(tmp_path / "authority")) as old:
+        await old.execute("INSERT INTO signing_keys VALUES ('one', 'mandate', 'ES256', 5)")
+    await made.migrate()
+    async with made.read() as connection:
+        row = (await connection.execute(select(tables.signing_keys))).one()
+    assert (row.id, row.state, row.since_ms, row.switch_at_ms, row.public) == ("one", "active", 5, None, None)
 
 
 async def test_what_stood_before_the_tree_stands_in_it(made: Database, tmp_path: Path) -> None:

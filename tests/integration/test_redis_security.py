@@ -11,7 +11,8 @@ import redis
 import redis.exceptions
 
 from countermand.errors import CountermandError, RefusedError, StoreError
-from countermand.log.checkpoint import CHECKPOINT_BYTES
+from countermand.log.checkpoint import CHECKPOINT_BYTES, Pin
+from countermand.log.keyset import sign_keyset
 from countermand.log.ports import Written
 from countermand.log.wire import REVOCATION_STREAM
 from countermand.stores.consumer import RedisRevocationConsumer
@@ -22,12 +23,14 @@ from tests.integration.planes import publishing
 from tests.redis_guide import AclUser, acl_users
 from tests.redis_server import RedisServer, server_of_version
 from tests.running import until
+from tests.signer import LOG_ID, OTHER_KEY
 
 KEYS: Final = Keys.of()
 MARK: Final = "caracal:revoked:sessions:ses-1"
 DEAD: Final = f"{REVOCATION_STREAM}.dead"
 OTHER: Final = "of another program"
 SIGNED: Final = bytes(CHECKPOINT_BYTES)
+KEYSET: Final = sign_keyset(Pin.of(LOG_ID, OTHER_KEY.public_key(), version=1), OTHER_KEY)
 KEY: Final = b"a key of at least sixteen bytes"
 RELAY, REPLICA, CONSUMER, READER, WRITER = (
     "countermand-relay",
@@ -105,6 +108,7 @@ def publish(url: str) -> None:
                 place = await writer.append([{"session_id": "ses-1"}], SIGNED, place)
             assert place is not None
             assert place.is_whole
+            await writer.put_keysets(KEYSET)
             await writer.put_snapshot(bytes(300))
             await writer.trim(1)
 
@@ -116,15 +120,18 @@ def follow(url: str) -> None:
 
     async def run() -> None:
         log = RedisLog(url, KEYS)
-        batch = await anext(log.follow(0))
-        assert list(batch.checkpoints) == [SIGNED]
+        batches = log.follow(0)
+        assert list((await anext(batches)).keysets) == [KEYSET]
+        assert list((await anext(batches)).checkpoints) == [SIGNED]
         assert b"".join([chunk async for chunk in log.snapshot()]) == bytes(300)
 
     asyncio.run(run())
 
 
 def relay_works(scene: Scene, user: AclUser) -> None:
+    """Publish, and read again what a restored ledger would lack."""
     publish(scene.url(user))
+    follow(scene.url(user))
 
 
 def replica_works(scene: Scene, user: AclUser) -> None:
@@ -243,7 +250,7 @@ ANYWHERE: Final[Sequence[tuple[str, ...]]] = (
     *(
         (verb, key)
         for verb in ("DEL", "UNLINK", "PERSIST")
-        for key in (KEYS.stream, KEYS.checkpoints, KEYS.snapshot, MARK)
+        for key in (KEYS.stream, KEYS.checkpoints, KEYS.snapshot, KEYS.keysets, MARK)
     ),
     *(("RENAME", KEYS.stream, OTHER), ("PEXPIRE", KEYS.snapshot, "1"), ("PEXPIRE", MARK, "1")),
     *(
@@ -260,7 +267,7 @@ ANYWHERE: Final[Sequence[tuple[str, ...]]] = (
 NO_LOG: Final[Sequence[tuple[str, ...]]] = (
     *(("XADD", key, "*", "a", "b") for key in (KEYS.stream, KEYS.checkpoints)),
     *(("XTRIM", key, "MAXLEN", "0") for key in (KEYS.stream, KEYS.checkpoints)),
-    ("SET", KEYS.snapshot, "x"),
+    *(("SET", key, "x") for key in (KEYS.snapshot, KEYS.keysets)),
 )
 NO_MARKS: Final[Sequence[tuple[str, ...]]] = (("SET", MARK, "1"), ("SET", MARK, "1", "PX", "1"))
 FORBIDDEN: Final[dict[str, Sequence[tuple[str, ...]]]] = {
@@ -338,6 +345,7 @@ async def look(writer: RedisLogWriter) -> object:
 ASKING: Final[dict[str, Callable[[RedisLogWriter], Any]]] = {
     "look": look,
     "append": lambda writer: writer.append([{"a": "b"}], SIGNED, Written("")),
+    "put_keysets": lambda writer: writer.put_keysets(b"x"),
     "put_snapshot": lambda writer: writer.put_snapshot(b"x"),
     "trim": lambda writer: writer.trim(1),
 }

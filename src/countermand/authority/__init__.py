@@ -14,6 +14,8 @@ once         requests that come twice, and are done once
 checks       what callers give, checked before a transaction begins
 views        rows as their callers see them
 keys         signing keys: files that only we can read, registered in the database
+witnesses    who else has seen the ledger, and whether it is still the one that they saw
+recovery     another generation, where it is not
 heartbeat    checkpoints: every second, and after every revocation
 reader       the ledger as a log that can be followed
 relay        the ledger brought to a way that may lose it

@@ -87,6 +87,10 @@ class Database(ABC):
         yield  # type: ignore[misc]  # whoever implements it yields a connection
 
     @abstractmethod
+    async def identity(self) -> str:
+        """Return a text that changes when this may be another database than before: restored, or a standby promoted."""
+
+    @abstractmethod
     async def migrate(self) -> None:
         """Bring the tables to what this program knows.
 

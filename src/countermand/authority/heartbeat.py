@@ -4,6 +4,8 @@ The rules, each from an attack:
     1. The time is taken before the head is read, so a checkpoint never claims more than it knows.
     2. Every checkpoint costs one committed transaction; nothing is signed from memory, and nothing before the commit.
     3. Where wall clock and boot clock disagree on how much time has passed, nothing is signed, and we say so.
+    4. Before the first checkpoint, and when this may be another database, the witnesses are asked. Where one of them
+       contradicts the ledger, or what was signed here is not in it, nothing is signed or appended until it is mended.
 
 The transaction that revokes is as good as any, for it has written, and locked the head: when it is answered, its
 checkpoint is on its way.
@@ -15,15 +17,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Self, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import case, false, null, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import audit, tables
 from countermand.authority.audit import Act
 from countermand.authority.database import Database
+from countermand.authority.keys import Keys
 from countermand.authority.ledger import Appended, Draft, Head, Ledger
-from countermand.errors import AuthorityError, ClockError, UnconfirmedError
+from countermand.authority.witnesses import Witnesses
+from countermand.errors import AuthorityError, ClockError, DataError, DisputedError, UnconfirmedError
 from countermand.log.anchor import Kind, Rev
 from countermand.log.audit import AuditEnd
 from countermand.log.checkpoint import Checkpoint
@@ -89,13 +92,17 @@ class Heartbeat:
         self,
         database: Database,
         ledger: Ledger,
-        key: Ed25519PrivateKey,
+        keys: Keys,
         clock: Callable[[], Instant],
+        witnesses: Witnesses,
         process_id: str = "",
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._key = key
+        self._keys = keys
+        self.witnesses = witnesses
+        self._asked: str | None = None  # the database of which the witnesses were asked
+        self._highest: SignedCheckpoint | None = None
         self._clock = clock
         self._process_id = process_id
         self._slow: list[int] = []  # since the last alarm, how long they took
@@ -146,25 +153,34 @@ class Heartbeat:
                 try:
                     self._announce(await self.sign())
                 except AuthorityError as error:
+                    if isinstance(error, DisputedError):
+                        self._newest = None  # whoever comes now is told nothing
                     _log.error("no checkpoint: %s", error, extra={"code": error.code})
                 await self._pause()
         finally:
             self.close()
 
     async def sign(self) -> SignedCheckpoint:
-        """Return a checkpoint of this moment. Raises: ClockError, DataError, BusyError."""
-        now = self._clock()
+        """Return a checkpoint of this moment. Raises: ClockError, DisputedError, DataError, BusyError."""
+        await self._ask_witnesses()
+        now, highest = self._clock(), self._highest
         self._check(now)
+        if highest is not None:
+            await self._require_own(highest)
         beat = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
         self._sealed = beat.sealed
         return self._signed(beat.head, beat.audited, now)
 
-    async def commit(self, work: Callable[[AsyncConnection], Awaitable[Change[_T]]], *, urgent: bool) -> _T:
+    async def commit(
+        self, work: Callable[[AsyncConnection], Awaitable[Change[_T]]], *, urgent: bool, alone: bool = False
+    ) -> _T:
         """Append what `work` wants, and return its answer; a checkpoint of that is on its way.
 
-        It is one transaction that may write. Where nothing can be signed, it is committed all the same.
-        Raises: as Database.write.
+        It is one transaction that may write. Where the clocks let nothing be signed, it is committed all the same.
+        Raises: as Database.write; DisputedError, where the ledger is not what was signed or witnessed.
         """
+        if self._asked is None:
+            await self._ask_witnesses()
 
         async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended], AuditEnd | None]:
             change = await work(connection)
@@ -174,15 +190,18 @@ class Heartbeat:
             appended = await self._ledger.append(connection, change.drafts)
             return change.answer([one.entry for one in appended]), appended, audited
 
-        now = self._clock()
+        now, highest = self._clock(), self._highest
         try:
-            answer, appended, audited = await self._database.write(appending, urgent=urgent)
+            answer, appended, audited = await self._database.write(appending, urgent=urgent, alone=alone)
         except (asyncio.CancelledError, UnconfirmedError):
             self.sign_soon()  # whoever gives up does not stop the commit
             raise
         finally:
             self._complain_after(now)
         if audited is not None:
+            if highest is not None and appended[0].entry.rev <= highest.checkpoint.rev:
+                self.sign_soon()  # which finds out, and makes it known
+                raise DisputedError
             self._ledger.remember([one.candidate for one in appended])
             self._sign_appended(appended[-1], audited, now)
         return answer
@@ -208,14 +227,27 @@ class Heartbeat:
     def _sign_appended(self, last: Appended, audited: AuditEnd, now: Instant) -> None:
         try:
             self._check(now)
-        except ClockError:
-            self.sign_soon()  # it fails as well, and says why
-        else:
             if self._agrees:
                 self._announce(self._signed(Head(last.entry.rev, last.candidate.link), audited, now))
+        except (ClockError, DataError):
+            self.sign_soon()  # it fails as well, and says why
+
+    async def _ask_witnesses(self) -> None:
+        """Ask the witnesses, unless they were asked of this very database."""
+        identity = await self._database.identity()
+        if identity != self._asked:
+            await self.witnesses.compare()
+            self._asked = identity
+
+    async def _require_own(self, highest: SignedCheckpoint) -> None:
+        """Refuse a ledger without what was signed here: another was restored beneath us. Raises: DisputedError."""
+        await self.witnesses.hear("this process", [highest.signed])
 
     async def _beat(self, connection: AsyncConnection, now: Instant) -> "_Beat":
-        """Note the time, which never goes back in the database, and read the heads. It writes every time: rule 2."""
+        """Note the time, which never goes back in the database; read the heads, and which key signs.
+
+        It writes every time: rule 2.
+        """
         noted, relay, relay_at_ms = tables.heartbeat.c.at_ms, tables.heartbeat.c.relay, tables.heartbeat.c.relay_at_ms
         later = case((noted < now.wall_ms, now.wall_ms), else_=noted)
         ours = relay == self._process_id
@@ -225,7 +257,9 @@ class Heartbeat:
         led_at_ms = case((mine, now.wall_ms), else_=relay_at_ms)
         values = update(tables.heartbeat).values(at_ms=later, relay=leader, relay_at_ms=led_at_ms)
         self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
-        head, audited = await self._ledger.head(connection), await audit.end_of(connection)
+        head = (await self._ledger.head(connection)).require_undisputed()
+        audited = await audit.end_of(connection)
+        await self._keys.look(connection)
         self._compare(await self._database.clock_ms(connection), now)
         return _Beat(head, audited, await self._seal(connection))
 
@@ -248,7 +282,10 @@ class Heartbeat:
     def _signed(self, head: Head, audited: AuditEnd, now: Instant) -> SignedCheckpoint:
         checkpoint = Checkpoint(self._ledger.log_id, head.rev, head.link, now.wall_ms, audited.link)
         self._last_signed = now
-        return SignedCheckpoint(checkpoint, checkpoint.sign(self._key), audited.number)
+        signed = SignedCheckpoint(checkpoint, checkpoint.sign(self._keys.checkpoint), audited.number)
+        if self._highest is None or _order(self._highest) < _order(signed):
+            self._highest = signed
+        return signed
 
     def _check(self, now: Instant) -> None:
         last = self._last_signed

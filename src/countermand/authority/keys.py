@@ -1,37 +1,196 @@
 """Signing keys: files that only their owner can read, registered in the database.
 
-A key is made once, at the first start. From then on the file and the database must agree: a replica has pinned the
-public half, so a key that is lost must be missed, and never be replaced in silence.
+The first keys are made at the first start. From then on the files and the database must agree: a replica has pinned the
+public half, so a key that is lost must be missed, and never be replaced in silence. The register says which key signs,
+to every process; one that lacks the file of that key signs nothing. Another file is never used, whatever is in it.
 """
 
 import os
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, select
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from sqlalchemy import Row, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.database import Database
+from countermand.authority.model import KeyState, Purpose, RegisteredKey
 from countermand.errors import ConfigurationError, DataError
-from countermand.log.checkpoint import key_id
-from countermand.tokens.keys import SigningKey
+from countermand.log.chain import LogId
+from countermand.log.checkpoint import Pin, key_id
+from countermand.log.keyset import parse_keyset
+from countermand.tokens.jwks import KeySet
+from countermand.tokens.keys import SigningKey, VerifyingKey
 
 CHECKPOINT_FILE: Final = "checkpoint.pem"
 MANDATE_FILE: Final = "mandate.pem"
 SECRET_MODE: Final = 0o600
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What the authority signs with: checkpoints with one key, mandates with another."""
+_FIRST_FILES: Final = {Purpose.CHECKPOINT: CHECKPOINT_FILE, Purpose.MANDATE: MANDATE_FILE}
+_VERIFYING: Final = (KeyState.ACTIVE, KeyState.NEXT, KeyState.RETIRING)
 
-    checkpoint: Ed25519PrivateKey = field(repr=False)
-    mandate: SigningKey
+PrivateKey: TypeAlias = Ed25519PrivateKey | SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """The register at one moment: every key, and every keyset, signed, in order."""
+
+    log_id: LogId
+    keys: tuple[RegisteredKey, ...]
+    keysets: tuple[bytes, ...] = ()
+
+    @property
+    def pin(self) -> Pin:
+        """What a replica believes that has followed every keyset."""
+        if self.keysets:
+            return parse_keyset(self.keysets[-1]).claimed
+        return Pin.of(self.log_id, *map(public_of, self.standing(Purpose.CHECKPOINT)))
+
+    def standing(self, purpose: Purpose) -> list[RegisteredKey]:
+        """Return the keys that verify, first of them the one that signs."""
+        found = [key for key in self.keys if key.purpose is purpose and key.state in _VERIFYING]
+        return sorted(found, key=lambda key: (_VERIFYING.index(key.state), key.created_at_ms, key.id))
+
+    def find(self, purpose: Purpose, state: KeyState) -> RegisteredKey | None:
+        """Return the key in this state; the oldest, where several retire."""
+        return next((key for key in self.standing(purpose) if key.state is state), None)
+
+    def active(self, purpose: Purpose) -> RegisteredKey:
+        """Return the key that signs. Raises: DataError."""
+        key = self.find(purpose, KeyState.ACTIVE)
+        if key is None:
+            raise DataError(f"the database knows of no {purpose} key that signs: restore it")
+        return key
+
+
+class Keys:
+    """The keys as this process has last seen them in the register, and the private halves in `directory`."""
+
+    def __init__(self, directory: Path, register: Register) -> None:
+        self._directory = directory
+        self._loaded: dict[str, PrivateKey] = {}
+        self._published: tuple[list[RegisteredKey], KeySet] | None = None
+        self._witnessed: tuple[tuple[RegisteredKey, ...], Pin] | None = None
+        self.register = register
+
+    def __repr__(self) -> str:
+        return f"Keys({', '.join(key.id for key in self.register.keys)})"
+
+    @property
+    def pin(self) -> Pin:
+        """What a replica is told to believe."""
+        return self.register.pin
+
+    @property
+    def witnessed(self) -> Pin:
+        """Whose checkpoints prove what the ledger once was: also keys that have retired.
+
+        And those whose files are here and that the register has forgotten: it is restored with the ledger. No
+        withdrawn one: whoever has stolen it could make up a position, and stop every authority with it.
+        """
+        keys = self.register.keys
+        if self._witnessed is None or self._witnessed[0] != keys:
+            ever = [key for key in keys if key.purpose is Purpose.CHECKPOINT and key.state is not KeyState.WITHDRAWN]
+            heard = [*map(public_of, ever), *self._forgotten({key.id for key in keys})]
+            self._witnessed = keys, Pin.of(self.register.log_id, *heard)
+        return self._witnessed[1]
+
+    @property
+    def checkpoint_id(self) -> str:
+        """Which key signs checkpoints. Raises: DataError."""
+        return self.register.active(Purpose.CHECKPOINT).id
+
+    @property
+    def checkpoint(self) -> Ed25519PrivateKey:
+        """The key that signs checkpoints. Raises: DataError, where its file is missing here."""
+        return self.checkpoint_key(self.register.active(Purpose.CHECKPOINT))
+
+    @property
+    def mandate(self) -> SigningKey:
+        """The key that signs mandates. Raises: DataError, where its file is missing here."""
+        return self.mandate_key(self.register.active(Purpose.MANDATE).id)
+
+    @property
+    def key_set(self) -> KeySet:
+        """The public keys that verify mandates; the same object, while they are the same keys."""
+        standing = self.register.standing(Purpose.MANDATE)
+        if self._published is None or self._published[0] != standing:
+            self._published = standing, KeySet(tuple(map(_verifying_key, standing)))
+        return self._published[1]
+
+    @property
+    def key_set_with_withdrawn(self) -> KeySet:
+        """With the keys that were withdrawn: for who asks the ledger, which says so of all that they signed."""
+        withdrawn = [key for key in self.register.keys if key.state is KeyState.WITHDRAWN]
+        of_mandates = [key for key in withdrawn if key.purpose is Purpose.MANDATE]
+        return KeySet((*self.key_set.keys, *map(_verifying_key, of_mandates)))
+
+    def checkpoint_key(self, key: RegisteredKey) -> Ed25519PrivateKey:
+        """Return the private half of a checkpoint key. Raises: DataError."""
+        private = self._private(Purpose.CHECKPOINT, key.id)
+        if not isinstance(private, Ed25519PrivateKey):
+            raise DataError(f"the key {key.id} signs no checkpoints")
+        return private
+
+    def mandate_key(self, id_: str) -> SigningKey:
+        """Return the private half of a mandate key. Raises: DataError."""
+        private = self._private(Purpose.MANDATE, id_)
+        if not isinstance(private, SigningKey):
+            raise DataError(f"the key {id_} signs no mandates")
+        return private
+
+    def keep(self, private: PrivateKey, now_ms: int, state: KeyState, switch_at_ms: int | None) -> RegisteredKey:
+        """Write a new key to its file, and return it as it is to be registered. Raises: DataError."""
+        registered = replace(_registered(private, now_ms), state=state, switch_at_ms=switch_at_ms)
+        write_secret(self._directory / _file_of(registered.purpose, registered.id), _to_pem(private))
+        self._loaded[registered.id] = private
+        return registered
+
+    async def look(self, connection: AsyncConnection) -> Register:
+        """Read the register, and go by it from now on, unless another look has seen more."""
+        seen = await self.read(connection)
+        if len(seen.keysets) >= len(self.register.keysets):
+            self.register = seen
+        return seen
+
+    async def read(self, connection: AsyncConnection) -> Register:
+        """Return the register as the transaction of `connection` sees it."""
+        known = self.register.keysets
+        keysets = tables.keysets.c
+        later = select(keysets.data).where(keysets.version > len(known)).order_by(keysets.version)
+        rows = await connection.execute(select(tables.signing_keys).order_by(tables.signing_keys.c.id))
+        return Register(
+            self.register.log_id, tuple(map(_key_of, rows)), (*known, *(await connection.execute(later)).scalars())
+        )
+
+    def _forgotten(self, registered: AbstractSet[str]) -> list[Ed25519PublicKey]:
+        """Return the public halves of the checkpoint keys that have files here and are not registered."""
+        forgotten = []
+        for path in self._directory.glob(_file_of(Purpose.CHECKPOINT, "*")):
+            with suppress(DataError):
+                key = _registered(_parse(path, Purpose.CHECKPOINT), 0)
+                if key.id not in registered:
+                    forgotten.append(public_of(key))
+        return forgotten
+
+    def _private(self, purpose: Purpose, id_: str) -> PrivateKey:
+        if id_ not in self._loaded:
+            self._loaded[id_] = _load(self._directory, purpose, id_)
+        return self._loaded[id_]
+
+
+def generate(purpose: Purpose) -> PrivateKey:
+    """Return a new key, of the system's randomness."""
+    return Ed25519PrivateKey.generate() if purpose is Purpose.CHECKPOINT else SigningKey.generate()
 
 
 def write_secret(path: Path, data: bytes) -> None:
@@ -83,48 +242,114 @@ async def open_keys(database: Database, directory: Path, now_ms: int) -> Keys:
     A file that is there already is registered and not replaced: a first start may have ended half-way.
 
     Raises:
-        DataError: a key that the database knows has no file, or a file holds another key.
+        DataError: a key that signs has no file, or a file holds another key.
     """
 
-    async def work(connection: AsyncConnection) -> tuple[dict[str, str], Keys]:
-        registered = {row.purpose: row.id for row in await connection.execute(select(tables.signing_keys))}
-        if registered:
-            return registered, _load(directory)
-        _make_missing(directory)
-        keys = _load(directory)
-        await connection.execute(insert(tables.signing_keys), [row | {"created_at_ms": now_ms} for row in _rows(keys)])
-        return {}, keys
+    async def work(connection: AsyncConnection) -> Register:
+        log_id = LogId((await connection.execute(select(tables.log.c.log_id))).scalar_one())
+        keys = Keys(directory, Register(log_id, ()))
+        register = await keys.read(connection)
+        if not register.keys:
+            first = [_registered(private, now_ms) for private in _make_missing(directory)]
+            await connection.execute(insert(tables.signing_keys), [_row(key) for key in first])
+        for key in register.keys:
+            if key.public is None:  # from before the register had it
+                public = _registered(_load(directory, key.purpose, key.id), now_ms).public
+                await connection.execute(
+                    update(tables.signing_keys).where(tables.signing_keys.c.id == key.id).values(public=public)
+                )
+        return await keys.read(connection)
 
-    registered, keys = await database.write(work, alone=True)
-    if registered and registered != {str(row["purpose"]): row["id"] for row in _rows(keys)}:
-        raise DataError(f"{directory} holds other keys than the database knows: put the right ones back")
+    keys = Keys(directory, await database.write(work, alone=True))
+    _ = keys.checkpoint, keys.mandate  # what is missing is said at the start
     return keys
 
 
-def _make_missing(directory: Path) -> None:
-    if not (directory / CHECKPOINT_FILE).exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_secret(directory / CHECKPOINT_FILE, pem)
-    if not (directory / MANDATE_FILE).exists():
-        write_secret(directory / MANDATE_FILE, SigningKey.generate().to_pem())
+async def mandate_key_id(connection: AsyncConnection) -> str:
+    """Return which key signs mandates, as the transaction of `connection` sees it. Raises: DataError."""
+    keys = tables.signing_keys.c
+    query = select(keys.id).where(keys.purpose == Purpose.MANDATE.value, keys.state == KeyState.ACTIVE.value)
+    id_: str | None = (await connection.execute(query)).scalar_one_or_none()
+    if id_ is None:
+        raise DataError("the database knows of no mandate key that signs: restore it")
+    return id_
 
 
-def _rows(keys: Keys) -> list[dict[str, object]]:
-    checkpoint_id = key_id(keys.checkpoint.public_key()).hex()
-    return [
-        {"id": checkpoint_id, "purpose": "checkpoint", "algorithm": "Ed25519"},
-        {"id": keys.mandate.kid, "purpose": "mandate", "algorithm": keys.mandate.algorithm},
-    ]
+async def register_key(connection: AsyncConnection, key: RegisteredKey) -> None:
+    """Put a new key into the register."""
+    await connection.execute(insert(tables.signing_keys).values(_row(key)))
 
 
-def _load(directory: Path) -> Keys:
+def _make_missing(directory: Path) -> list[PrivateKey]:
+    """Return the first keys; make those that are not there."""
+    keys: list[PrivateKey] = []
+    for purpose in Purpose:
+        path = directory / _FIRST_FILES[purpose]
+        if not path.exists():
+            write_secret(path, _to_pem(generate(purpose)))
+        keys.append(_parse(path, purpose))
+    return keys
+
+
+def _load(directory: Path, purpose: Purpose, id_: str) -> PrivateKey:
+    """Return the key of this id; the first of each purpose has a file without one. Raises: DataError."""
+    path = directory / _file_of(purpose, id_)
+    private = _parse(path if path.exists() else directory / _FIRST_FILES[purpose], purpose)
+    if _registered(private, 0).id != id_:
+        raise DataError(f"{directory} holds other keys than the database knows: put {path.name} there")
+    return private
+
+
+def _parse(path: Path, purpose: Purpose) -> PrivateKey:
     try:
-        checkpoint = serialization.load_pem_private_key(read_secret(directory / CHECKPOINT_FILE), password=None)
-        mandate = SigningKey.from_pem(read_secret(directory / MANDATE_FILE))
-    except (ValueError, TypeError, ConfigurationError) as error:
-        raise DataError(f"a key in {directory} cannot be read: {error}") from error
-    if not isinstance(checkpoint, Ed25519PrivateKey):
-        raise DataError(f"{directory / CHECKPOINT_FILE} is not an Ed25519 key")
-    return Keys(checkpoint, mandate)
+        if purpose is Purpose.MANDATE:
+            return SigningKey.from_pem(read_secret(path))
+        private = serialization.load_pem_private_key(read_secret(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, ConfigurationError) as error:
+        raise DataError(f"the key in {path} cannot be read: {error}") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise DataError(f"{path} is not an Ed25519 key")
+    return private
+
+
+def _file_of(purpose: Purpose, id_: str) -> str:
+    return f"{purpose}-{id_}.pem"
+
+
+def _to_pem(private: PrivateKey) -> bytes:
+    if isinstance(private, SigningKey):
+        return private.to_pem()
+    return private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _registered(private: PrivateKey, now_ms: int) -> RegisteredKey:
+    if isinstance(private, SigningKey):
+        id_, purpose, algorithm, key = private.kid, Purpose.MANDATE, private.algorithm, private.private.public_key()
+    else:
+        key = private.public_key()
+        id_, purpose, algorithm = key_id(key).hex(), Purpose.CHECKPOINT, "Ed25519"
+    public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return RegisteredKey(id_, purpose, algorithm, now_ms, KeyState.ACTIVE, now_ms, None, public)
+
+
+def _row(key: RegisteredKey) -> dict[str, object]:
+    return asdict(key) | {"purpose": key.purpose.value, "state": key.state.value}
+
+
+def _key_of(row: Row[Any]) -> RegisteredKey:
+    values = row._asdict()
+    return RegisteredKey(**values | {"purpose": Purpose(row.purpose), "state": KeyState(row.state)})
+
+
+def public_of(key: RegisteredKey) -> Ed25519PublicKey:
+    """Return the public half of a checkpoint key. Raises: DataError."""
+    public = serialization.load_der_public_key(key.public or b"")
+    if not isinstance(public, Ed25519PublicKey):
+        raise DataError(f"the key {key.id} in the database signs no checkpoints")
+    return public
+
+
+def _verifying_key(key: RegisteredKey) -> VerifyingKey:
+    return VerifyingKey(key.id, serialization.load_der_public_key(key.public or b""))  # type: ignore[arg-type]  # it refuses every other type

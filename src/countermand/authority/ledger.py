@@ -9,17 +9,18 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import case, func, insert, or_, select, true, update
+from sqlalchemy import and_, case, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import audit, tables
 from countermand.authority.database import Database
-from countermand.errors import DataError
+from countermand.errors import DataError, DisputedError
 from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
 from countermand.log.chain import Candidate, LogId, genesis
 from countermand.log.entry import REV_AT, Entry
 from countermand.log.revoked import RevokedSet
 from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
+from countermand.log.succession import Succession
 from countermand.log.verdict import Revoked
 from countermand.tokens.mandate import LEEWAY_S
 
@@ -32,10 +33,17 @@ PAGE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the ledger ends."""
+    """Where the ledger ends. Disputed: a witness knows of another end, and nothing may be built on this one."""
 
     rev: Rev
     link: bytes
+    is_disputed: bool = False
+
+    def require_undisputed(self) -> "Head":
+        """Return this head. Raises: DisputedError."""
+        if self.is_disputed:
+            raise DisputedError
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +123,7 @@ class Ledger:
                 await _begin(connection, LogId(new_id))
                 return cls(database, LogId(new_id))
             ledger = cls(database, LogId(row.log_id))
-            await _check_end(connection, await ledger.head(connection))
+            await _check_end(connection, ledger)
             return ledger
 
         return await database.write(work, alone=True)
@@ -123,7 +131,49 @@ class Ledger:
     async def head(self, connection: AsyncConnection) -> Head:
         """Return where the ledger ends, as the transaction of `connection` sees it."""
         row = (await connection.execute(select(tables.head))).one()
-        return Head(Rev(row.generation, row.seq), row.link)
+        return Head(Rev(row.generation, row.seq), row.link, row.disputed_at_ms is not None)
+
+    async def succession(self, connection: AsyncConnection, generation: int) -> Succession | None:
+        """Return how `generation` began; None for the first, and for one that did not."""
+        query = select(tables.successions).where(tables.successions.c.generation == generation)
+        row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        return Succession(self.log_id, Rev(generation - 1, row.ended_seq), row.ended_link, row.seq, row.at_ms)
+
+    async def begun(self, generation: int) -> Succession | None:
+        """Return how `generation` began, as `succession` does."""
+        async with self._database.read() as connection:
+            return await self.succession(connection, generation)
+
+    async def begin(self, connection: AsyncConnection, succession: Succession) -> None:
+        """Begin another generation, which nobody disputes. From here on the head is locked, as by `append`."""
+        begun, ended = succession.rev, succession.ended
+        head = {"generation": begun.generation, "seq": begun.seq, "link": succession.link, "disputed_at_ms": None}
+        await connection.execute(update(tables.head).values(head))
+        row = {"ended_seq": ended.seq, "ended_link": succession.ended_link, "at_ms": succession.at_ms}
+        row |= {"generation": begun.generation, "seq": begun.seq}
+        await connection.execute(insert(tables.successions).values(row))
+        self._newest.clear()
+
+    async def link_at(self, connection: AsyncConnection, rev: Rev) -> bytes | None:
+        """Return the chain's link at a position; None where the ledger has no such position."""
+        entries = tables.entries.c
+        query = select(entries.link).where(entries.seq == rev.seq, entries.generation == rev.generation)
+        link: bytes | None = (await connection.execute(query)).scalar()
+        if link is not None:
+            return link
+        if rev == Rev(FIRST_GENERATION, 0):
+            return genesis(self.log_id, FIRST_GENERATION)
+        begun = await self.succession(connection, rev.generation)
+        return begun.link if begun is not None and begun.rev == rev else None
+
+    async def agrees(self, connection: AsyncConnection, rev: Rev, link: bytes) -> bool:
+        """Whether what was seen at `rev` can be of this ledger. Generations that have ended are settled."""
+        head = await self.head(connection)
+        if rev.generation < head.rev.generation:
+            return True
+        return rev <= head.rev and await self.link_at(connection, rev) == link
 
     async def count(self) -> int:
         """Return how many entries there are."""
@@ -160,7 +210,7 @@ class Ledger:
 
     async def _append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
         """Append step by step, where the whole database is ours until the commit."""
-        head = await self.head(connection)
+        head = (await self.head(connection)).require_undisputed()
         appended: list[Appended] = []
         link = head.link
         for seq, draft in enumerate(drafts, head.rev.seq + 1):
@@ -197,11 +247,15 @@ class Ledger:
         """
         entries = tables.entries.c
         ids = {anchor.id for anchor in anchors.path} | {str(anchor) for anchor in anchors.path} | {EVERYONE}
-        minted_seq = anchors.rev.seq if anchors.rev else 0
+        minted = anchors.rev or Rev(0, 0)
+        after_minted = or_(
+            entries.generation > minted.generation,
+            and_(entries.generation == minted.generation, entries.seq > minted.seq),
+        )
         issued_ms = int((anchors.issued_at_s or 0) * 1000)
         is_ahead = issued_ms > now_ms + CLOCK_TOLERANCE_MS  # such a one is ended by every dated cutoff
         minted_ms = 0 if is_ahead else issued_ms - CLOCK_TOLERANCE_MS - 2000  # further than rounding goes
-        reaching = or_(entries.kind != Kind.CUTOFF, entries.seq > minted_seq, entries.issued_before_ms >= minted_ms)
+        reaching = or_(entries.kind != Kind.CUTOFF, after_minted, entries.issued_before_ms >= minted_ms)
         found = await connection.execute(select(entries.data).where(entries.id.in_(ids), reaching))
         revoked = RevokedSet()
         for data in found.scalars():
@@ -292,8 +346,8 @@ async def _begin(connection: AsyncConnection, log_id: LogId) -> None:
     await audit.begin(connection, log_id)
 
 
-async def _check_end(connection: AsyncConnection, head: Head) -> None:
-    query = select(tables.entries.c.seq, tables.entries.c.link).order_by(tables.entries.c.seq.desc()).limit(1)
-    last = (await connection.execute(query)).first()
-    if (last.seq, last.link) != (head.rev.seq, head.link) if last is not None else head.rev.seq != 0:
+async def _check_end(connection: AsyncConnection, ledger: Ledger) -> None:
+    head = await ledger.head(connection)
+    last_seq = (await connection.execute(select(func.max(tables.entries.c.seq)))).scalar() or 0
+    if last_seq > head.rev.seq or await ledger.link_at(connection, head.rev) != head.link:
         raise DataError("the ledger's head is not where its entries end: restore the database, or ask for help")

@@ -15,7 +15,7 @@ from countermand.authority.audit import Act, Audit
 from countermand.authority.checks import check_authority
 from countermand.authority.database import Database
 from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
-from countermand.authority.keys import Keys
+from countermand.authority.keys import Keys, mandate_key_id
 from countermand.authority.ledger import Ledger
 from countermand.authority.lineage import Lineage, Row, check_kind, find_grants, kept_ids, load
 from countermand.authority.model import IssuedMandate, SubjectType, TokenExchange
@@ -47,7 +47,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Authority:
-    """On what a new mandate rests, as one transaction saw it. `rev` is read first: what ends it later is above that."""
+    """On what a new mandate rests, as one transaction saw it, and which key signs it.
+
+    `rev` is read first: what ends it later is above that.
+    """
 
     lineage: Lineage
     basis: Basis
@@ -55,6 +58,7 @@ class _Authority:
     rev: Rev
     scopes: tuple[str, ...]
     audience: tuple[str, ...]
+    key_id: str
     exchanged: tuple[Anchor, ...] = ()
 
 
@@ -81,15 +85,23 @@ class Minting:
     @property
     def key_set(self) -> KeySet:
         """The public keys that verify mandates."""
-        return KeySet((self._keys.mandate.verifying_key(),))
+        return self._keys.key_set
 
     def read(self, token: str, now_ms: int) -> Mandate:
         """Return the mandate that `token` is, for whomever it is meant; what it rests on may have ended.
 
+        The key that signed it may be withdrawn: the ledger says so, whom every caller asks.
+
         Raises: TokenError, where it is no mandate of ours, or not within its time.
         """
         unverified, now_s = parse_mandate(token), now_ms / 1000
-        return verify(unverified, self.key_set, issuer=self._policy.issuer, audience=None, now_s=now_s)
+        return verify(
+            unverified,
+            self._keys.key_set_with_withdrawn,
+            issuer=self._policy.issuer,
+            audience=None,
+            now_s=now_s,
+        )
 
     async def issue(self, session_id: str, audience: Sequence[str], scopes: Sequence[str]) -> IssuedMandate:
         """Mint a mandate on a session.
@@ -97,16 +109,18 @@ class Minting:
         Raises:
             NotFoundError: there is no such session.
             NotActiveError: it, or what it rests on, has ended.
+            DisputedError: what has ended may be missing from the ledger.
             InvalidValueError: no audience, or one or a scope that cannot stand in a mandate; too long a path.
         """
         check_authority(audience, scopes)
         now_ms = self._clock().wall_ms
         async with self._database.holding() as connection:
-            rev = (await self._ledger.head(connection)).rev
+            rev = (await self._ledger.head(connection)).require_undisputed().rev
             lineage = await load(connection, [check_kind(session_id, Kind.SESSION)])
             await lineage.require_standing(connection, self._ledger, now_ms)
+            key_id = await mandate_key_id(connection)
         basis = basis_of(lineage, session_id=session_id, agent_id=None, delegation_id=None)
-        return self._mint(_Authority(lineage, basis, None, rev, tuple(scopes), tuple(audience)), now_ms)
+        return self._mint(_Authority(lineage, basis, None, rev, tuple(scopes), tuple(audience), key_id), now_ms)
 
     async def issue_own(
         self, application_id: str, audience: Sequence[str], scopes: Sequence[str] | None
@@ -135,16 +149,17 @@ class Minting:
     ) -> _Authority | None:
         """Return what an application has for itself, None without a session to act on. It has none without a grant."""
         async with self._database.holding() as connection:
-            rev = (await self._ledger.head(connection)).rev
+            rev = (await self._ledger.head(connection)).require_undisputed().rev
             limit = covering(await find_grants(connection, application_id, application_id, now_ms), scopes, audience)
             session = await find_own_session(connection, application_id, now_ms, self._policy.mandate_s)
             if session is None:
                 return None
             lineage = await load(connection, [session.id])
             await lineage.require_standing(connection, self._ledger, now_ms)
+            key_id = await mandate_key_id(connection)
         basis = basis_of(lineage, session_id=session.id, agent_id=None, delegation_id=None)
         given = tuple((limit.scopes or ()) if scopes is None else scopes)
-        return _Authority(lineage | Lineage([limit]), basis, None, rev, given, tuple(audience))
+        return _Authority(lineage | Lineage([limit]), basis, None, rev, given, tuple(audience), key_id)
 
     async def _open_own_session(
         self, connection: AsyncConnection, application_id: str, now_ms: int
@@ -185,7 +200,7 @@ class Minting:
     async def _authority(
         self, connection: AsyncConnection, client_id: str, old: Mandate, wanted: TokenExchange, now_ms: int
     ) -> _Authority:
-        rev = (await self._ledger.head(connection)).rev
+        rev = (await self._ledger.head(connection)).require_undisputed().rev
         lineage = await load(connection, _named(old, wanted))
         holder = stands_for(old, lineage)
         agent_id, delegation_id = _target(wanted, lineage, holder)
@@ -206,7 +221,9 @@ class Minting:
         limit = covering(limits, wanted.scopes, wanted.audience, old.scopes)
         given = set(limit.scopes or ()) & old.scopes
         scopes = tuple(sorted(given if wanted.scopes is None else set(wanted.scopes)))
-        return _Authority(lineage | Lineage([limit]), basis, agent, rev, scopes, wanted.audience, old.anchors.path)
+        key_id = await mandate_key_id(connection)
+        rests_on = lineage | Lineage([limit])
+        return _Authority(rests_on, basis, agent, rev, scopes, wanted.audience, key_id, old.anchors.path)
 
     def _mint(self, authority: _Authority, now_ms: int) -> IssuedMandate:
         basis, session = authority.basis, authority.basis.session
@@ -240,7 +257,9 @@ class Minting:
             delegation_edge_id=basis.edge.id if basis.edge else None,
             delegation_chain=basis.hops,
         )
-        return IssuedMandate(mint(claims, self._keys.mandate), left_s, tuple(sorted(authority.scopes)))
+        return IssuedMandate(
+            mint(claims, self._keys.mandate_key(authority.key_id)), left_s, tuple(sorted(authority.scopes))
+        )
 
 
 def _named(old: Mandate, wanted: TokenExchange) -> list[str]:

@@ -255,6 +255,34 @@ class SweepPreview:
     next: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The furthest position of the log that a witness has seen; `contradicts`: the ledger does not hold that."""
+
+    witness: str
+    generation: int
+    seq: int
+    contradicts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a recovery found, and what it did, or would do.
+
+    The ledger ended at `generation`.`seq`. `lost` entries are held by witnesses alone and are appended again; `missing`
+    ones, at least, were seen, and nobody can tell them. `begun` is the new generation, None where none is needed;
+    `is_cut_off`: what was opened or issued before is ended by it.
+    """
+
+    generation: int
+    seq: int
+    witnesses: tuple[Seen, ...]
+    lost: int = 0
+    missing: int = 0
+    begun: int | None = None
+    is_cut_off: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenExchange:
     """What an application asks for in exchange for a mandate (RFC 8693 §2.1). The token is a secret.
@@ -277,3 +305,61 @@ class IssuedMandate:
     token: str = field(repr=False)
     expires_in_s: int
     scopes: tuple[str, ...]
+
+
+class Purpose(StrEnum):
+    """What a signing key signs."""
+
+    CHECKPOINT = "checkpoint"
+    MANDATE = "mandate"
+
+
+class KeyState(StrEnum):
+    """Where a signing key stands. It is known to those who verify from `next` to `retiring`."""
+
+    NEXT = "next"
+    """It is made known, and signs nothing yet."""
+    ACTIVE = "active"
+    """The one that signs."""
+    RETIRING = "retiring"
+    """It signs nothing any more; what it has signed is still good."""
+    RETIRED = "retired"
+    """Nothing that it has signed is in use."""
+    WITHDRAWN = "withdrawn"
+    """Whatever it has signed, or will, is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredKey:
+    """A signing key as the register has it. `switch_at_ms`: a next one signs no sooner."""
+
+    id: str
+    purpose: Purpose
+    algorithm: str
+    created_at_ms: int
+    state: KeyState
+    since_ms: int
+    switch_at_ms: int | None = None
+    public: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """What a replica says of itself: what it has applied, up to which keyset it follows, and when it refuses."""
+
+    replica_id: str
+    generation: int
+    seq: int
+    keyset: int
+    strict: bool
+    max_staleness_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedReplica:
+    """A replica's last report, the API key that it came with, and when."""
+
+    key_id: str
+    report: ReplicaReport
+    reported_at_ms: int

@@ -24,7 +24,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from countermand.authority.database import ANSWER_S, WAIT_S, Database, RepeatableError, Work, upgrade
-from countermand.errors import BusyError, ConfigurationError, CountermandError, DataError, UnconfirmedError
+from countermand.errors import (
+    BusyError,
+    ConfigurationError,
+    CountermandError,
+    DataError,
+    DisputedError,
+    UnconfirmedError,
+)
 
 OLDEST: Final = 140_000
 CHANNEL: Final = "countermand"
@@ -49,6 +56,8 @@ _ALIVE: Final[dict[str, str | int | None]] = {
 }
 _AGAIN: Final = frozenset({"40001", "40P01"})  # a deadlock, in which another transaction was let through
 _BUSY: Final = frozenset({"53300", "55P03", "57014", "25P03", "25006"})
+_DISPUTED: Final = "CM001"
+"""What `append_entries` says where the head is disputed."""
 _GONE: Final = ("08", "57P")
 
 _PREPARE: Final = text(
@@ -87,6 +96,11 @@ class PostgresDatabase(Database):
         async with self._begun(self._writer) as connection:
             await _prepare(connection, durable=False, timeout_ms=_TIMEOUT_MS)
             yield connection
+
+    async def identity(self) -> str:
+        """See `Database`. It is what the server was made as, and its timeline."""
+        async with self._begun(self._writer) as connection:
+            return str((await connection.execute(text(_IDENTITY))).scalar_one())
 
     async def migrate(self) -> None:
         """See `Database`."""
@@ -180,6 +194,8 @@ class PostgresDatabase(Database):
         state = getattr(error, "sqlstate", None)
         if state in _AGAIN:
             return RepeatableError("the authority's database is busy")
+        if state == _DISPUTED:
+            return DisputedError()
         if state in _BUSY:
             return BusyError(f"the authority's database is busy, or not the primary: {state}")
         if isinstance(error, psycopg.OperationalError) and (state is None or state.startswith(_GONE)):
@@ -205,6 +221,9 @@ class PostgresDatabase(Database):
         return engine
 
 
+_IDENTITY: Final = (
+    "SELECT system_identifier || '.' || left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()"
+)
 _WHAT: Final = "SELECT current_setting('server_version_num'), current_setting('fsync')"
 
 

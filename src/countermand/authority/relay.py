@@ -1,7 +1,8 @@
 """The relay: brings the ledger to a way that may lose it, and finds out what the way has lost.
 
     1. Entries go in order; the checkpoint last, in one step with the entries that it covers, and on the last of them.
-    2. Where the way ends is what the furthest checkpoint of ours says, verified, and nobody has written since.
+    2. Where the way ends is what the furthest checkpoint of ours says, verified, and nobody has written since. Where
+       that contradicts the ledger, nothing is written.
     3. A snapshot lies under what is there: whoever cannot find an entry starts from it. It is laid anew once a minute
        while the ledger grows, so that whatever happened to what lies above is mended by then; and at once when
        something is gone. Making it takes seconds where there is much: nothing waits for it but a way that is empty.
@@ -20,11 +21,12 @@ from typing import Final, TypeAlias
 
 from countermand.authority.descendants import Descendants, Page
 from countermand.authority.heartbeat import Heartbeat, SignedCheckpoint
+from countermand.authority.keys import Keys
 from countermand.authority.ledger import DAY_MS, HOUR_MS, Ledger
 from countermand.authority.reader import LedgerReader
-from countermand.errors import BadAnswerError, CountermandError, LogError
+from countermand.errors import BadAnswerError, CountermandError
 from countermand.log.chain import Candidate
-from countermand.log.checkpoint import Pin, claimed_seq, parse_checkpoint
+from countermand.log.checkpoint import claimed_rev
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.log.ports import LogWriter, Written
@@ -66,13 +68,13 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is published: the ledger, its checkpoints and snapshots, and the descendants that are to be told."""
+    """What is published: the ledger, its checkpoints, snapshots and keysets, and descendants that are to be told."""
 
     ledger: Ledger
     heartbeat: Heartbeat
     log: LedgerReader
     descendants: Descendants
-    pin: Pin
+    keys: Keys
 
 
 @dataclass(slots=True)
@@ -198,8 +200,11 @@ class _Publication:
         self._writer = writer
         self._turn = asyncio.Lock()
         self._place: Written | None = None  # None: to be looked up
+        self._generation: int | None = None  # of what is on the way; None: not known
         self._seq: int | None = None  # every entry up to here is on the way, or under the snapshot; None: not known
+        self._keysets = 0  # how many are on the way
         self._base_seq = 0  # where the snapshot lies
+        self._base_key_id = ""  # and who signed it
         self._base_ms: int | None = None  # and when it was laid; None: by nobody that we know
         self._base_took_ms = 0
         self._base_wanted = asyncio.Event()
@@ -234,9 +239,14 @@ class _Publication:
             place = self._place or await self._look()
             if not (place.is_whole and (place.has_snapshot or self._base_ms is None)):
                 place = self._lost(place)
-            seq = seen.checkpoint.rev.seq
+            seq, generation = seen.checkpoint.rev.seq, seen.checkpoint.rev.generation
+            if self._generation is not None and generation < self._generation:
+                return  # another process has begun the next one, and we have not heard
+            self._enter(generation)
             if self._seq is None:
                 self._seq = seq  # what was before comes with the snapshot
+            if self._keysets < len(self._source.keys.register.keysets):
+                await self._put_keysets()
             self._place = await self._append_through(seen, place)
             if self._place is not None:
                 self._seq = max(self._seq, seq)
@@ -245,27 +255,35 @@ class _Publication:
                 return
         raise BadAnswerError("another writer comes before us again and again")
 
+    def _enter(self, generation: int) -> None:
+        """Begin anew where another generation has begun: it is followed from its snapshot on."""
+        if self._generation not in {None, generation}:
+            self._seq = self._base_ms = None
+            self._relay.owes = True
+        self._generation = generation
+
+    async def _put_keysets(self) -> None:
+        """Put them before the first checkpoint by a new key, and again with whatever is mended: they are never lost."""
+        keysets = self._source.keys.register.keysets
+        if keysets:
+            await self._writer.put_keysets(b"".join(keysets))
+        self._keysets = len(keysets)
+
     async def _look(self) -> Written:
-        """Return where the way ends."""
-        place = await self._writer.look()
-        known = next(filter(self._is_ours, sorted(place.checkpoints, key=claimed_seq, reverse=True)), None)
+        """Return where the way ends. Raises: DisputedError, where that contradicts the ledger."""
+        place, witnesses = await self._writer.look(), self._source.heartbeat.witnesses
+        await witnesses.hear("redis", place.checkpoints)
+        known = witnesses.furthest(place.checkpoints)
         if known is None:
             self._base_ms = None
         else:
-            self._seq = claimed_seq(known)
+            self._generation, self._seq = claimed_rev(known).generation, claimed_rev(known).seq
         return self._lost(place) if self._misses(known) else replace(place, checkpoints=())
 
     def _misses(self, known: bytes | None) -> bool:
         """Whether checkpoints are gone that were published: all, or the last, as by a failover."""
         published_seq = self._relay.published_seq
-        return published_seq is not None and (known is None or claimed_seq(known) < published_seq)
-
-    def _is_ours(self, signed: bytes) -> bool:
-        try:
-            parse_checkpoint(signed).verify(self._source.pin)
-        except LogError:
-            return False
-        return True
+        return published_seq is not None and (known is None or claimed_rev(known).seq < published_seq)
 
     def _lost(self, place: Written) -> Written:
         """Have a snapshot laid, and what lies above it repeated."""
@@ -280,11 +298,14 @@ class _Publication:
         while True:
             await self._base_wanted.wait()
             began_ms = self._relay.now_ms()
+            key_id = self._source.keys.checkpoint_id
             at, data = await self._source.log.newest_snapshot()
+            await self._put_keysets()
             await self._writer.put_snapshot(data)
             async with self._turn:
                 if self._repeats and self._seq is not None:
                     self._seq = min(self._seq, at.rev.seq)
+                self._base_key_id = key_id
                 self._base_seq, self._base_ms = at.rev.seq, self._relay.now_ms()
                 self._base_took_ms = self._base_ms - began_ms
                 if self._place is not None:
@@ -302,13 +323,18 @@ class _Publication:
                     return None
                 place = appended
             pending = page
-        return await self._append(self._messages(pending, seen.signed), seen.signed, place)
+        succession = await self._source.log.succession(seen.checkpoint.rev.generation)
+        return await self._append(self._messages(pending, seen.signed), seen.signed, place, succession)
 
-    async def _append(self, messages: Messages, signed: bytes | None, place: Written) -> Written | None:
+    async def _append(
+        self, messages: Messages, signed: bytes | None, place: Written, succession: bytes | None = None
+    ) -> Written | None:
         """Append, and ask for what was appended before: once it is known to be gone, it stays so until it is mended."""
         now_ms, ends = self._relay.now_ms(), self._relay.ends
         ends.forget(now_ms)
-        appended = await self._writer.append(messages, signed, replace(place, first=ends.first, last=ends.last))
+        appended = await self._writer.append(
+            messages, signed, replace(place, first=ends.first, last=ends.last), succession
+        )
         if appended is None:
             return None
         ends.note(appended, now_ms)
@@ -321,6 +347,7 @@ class _Publication:
             self._base_wanted.set()
         if now_ms - self._trimmed_ms >= TRIM_MS:
             self._trimmed_ms = now_ms
+            await self._put_keysets()
             await self._writer.trim(self._relay.wall_ms() - KEPT_MS)
         if self._again is None and self._relay.may_publish_again():
             self._again = self._in_force()
@@ -329,7 +356,7 @@ class _Publication:
             self._again = self._in_force(longer_than_ms=REFRESH_MS)
 
     def _wants_base(self, now_ms: int) -> bool:
-        if self._base_ms is None:
+        if self._base_ms is None or self._base_key_id != self._source.keys.checkpoint_id:
             return True
         age_ms = now_ms - self._base_ms
         has_grown = self._seq is not None and self._seq > self._base_seq

@@ -18,9 +18,10 @@ from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Draft, Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
-from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Reach, Revocation
+from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Purpose, Reach, Revocation
+from countermand.authority.rotation import Rotation
 from countermand.authority.views import grant_of, see
-from countermand.errors import DataError, InvalidValueError
+from countermand.errors import DataError, InvalidValueError, NotFoundError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
@@ -30,12 +31,19 @@ class Revoking:
     """Revokes, and says beforehand what that would end."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, heartbeat: Heartbeat, issuer: str, clock: Callable[[], Instant]
+        self,
+        database: Database,
+        ledger: Ledger,
+        heartbeat: Heartbeat,
+        rotation: Rotation,
+        issuer: str,
+        clock: Callable[[], Instant],
     ) -> None:
         self._database = database
         self._audit = Audit(database, clock)
         self._ledger = ledger
         self._heartbeat = heartbeat
+        self._rotation = rotation
         self._issuer = issuer
         self._clock = clock
 
@@ -43,6 +51,8 @@ class Revoking:
         self, kind: Kind, id_: str, reason: str = "", *, issuer: str = "", bare: bool = False, urgent: bool = True
     ) -> Revocation:
         """Revoke an application, session, agent, grant or delegation, and all that rests on it; or a token's `jti`.
+
+        A key of our own, by its `kid`, signs nothing more from then on.
 
         With an issuer that is not ours, or `bare` for the documented namespace that all issuers share, it is an id of
         which nothing is kept here. Nobody can say that there is no such thing then, and the entry never expires.
@@ -70,9 +80,20 @@ class Revoking:
 
         return await self._heartbeat.commit(work, urgent=urgent)
 
+    async def withdraw_key(self, id_: str, reason: str = "") -> Revocation:
+        """Revoke one of our own keys, as `revoke` does. Raises: NotFoundError; InvalidValueError, for the reason."""
+        register = await self._rotation.register()
+        if not any(key.purpose is Purpose.MANDATE and key.id == id_ for key in register.keys):
+            raise NotFoundError("there is no such mandate key")
+        return await self.revoke(Kind.KEY, id_, reason, issuer=self._issuer)
+
     async def _revoke_unkept(self, kind: Kind, id_: str, issuer: str, reason: str, *, urgent: bool) -> Revocation:
+        is_own_key = kind is Kind.KEY and issuer == self._issuer
+
         async def work(connection: AsyncConnection) -> Change[Revocation]:
             await self._database.lock(connection, f"{kind.text}:{issuer}:{id_}")  # there is no row to lock
+            if is_own_key:
+                await self._rotation.withdraw_mandate_key(connection, id_)
             known = await self._ledger.find(connection, kind, id_, issuer)
             if known is not None:
                 return Change.none(_revocation(known, NOTHING, is_new=False))
@@ -82,7 +103,10 @@ class Revoking:
             draft = Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer)
             return _change(draft, NOTHING)
 
-        return await self._heartbeat.commit(work, urgent=urgent)
+        revocation = await self._heartbeat.commit(work, urgent=urgent)
+        if is_own_key:
+            await self._rotation.refresh()
+        return revocation
 
     async def close_grant(self, id_: str) -> Grant:
         """Close a grant for the future: nothing new is opened or minted by it, and what was goes on until it expires.

@@ -14,7 +14,10 @@ from countermand.authority.once import Once
 from countermand.authority.opening import Opening
 from countermand.authority.presenting import Presenting
 from countermand.authority.reading import Reading
+from countermand.authority.recovery import Recovery
+from countermand.authority.replicas import Replicas
 from countermand.authority.revoking import Revoking
+from countermand.authority.rotation import Rotation
 from countermand.authority.sweeping import Sweeping
 from countermand.authority.trail import Trail
 from countermand.log.freshness import Instant
@@ -22,7 +25,7 @@ from countermand.log.freshness import Instant
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What may act, what proves it, and what ends it; who is still to be told of it, who asks, and who did what."""
+    """What may act, what proves it, and what ends it; who is told of it and has heard; who asks, and who did what."""
 
     opening: Opening
     reading: Reading
@@ -33,6 +36,9 @@ class Authority:
     presenting: Presenting
     once: Once
     cleaning: Cleaning
+    recovery: Recovery
+    replicas: Replicas
+    rotation: Rotation
     trail: Trail
 
     @classmethod
@@ -51,8 +57,9 @@ class Authority:
         The longest life that a mandate ever had is remembered first: entries are kept longer than that.
         """
         await database.write(lambda connection: ledger.remember_life(connection, policy.mandate_s))
+        rotation = Rotation(database, keys, clock, heartbeat.sign_soon)
         minting = Minting(database, ledger, keys, policy, clock, random)
-        revoking = Revoking(database, ledger, heartbeat, policy.issuer, clock)
+        revoking = Revoking(database, ledger, heartbeat, rotation, policy.issuer, clock)
         return cls(
             Opening(database, ledger, clock, random),
             Reading(database, ledger, clock),
@@ -63,5 +70,8 @@ class Authority:
             Presenting(database, ledger, minting, revoking, clock),
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
+            Recovery(database, ledger, heartbeat, clock),
+            Replicas(database, heartbeat.witnesses, clock),
+            rotation,
             Trail(database, heartbeat),
         )

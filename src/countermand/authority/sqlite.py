@@ -36,6 +36,10 @@ class SqliteDatabase(Database):
         async with self.read() as connection:
             yield connection
 
+    async def identity(self) -> str:
+        """See `Database`. A file has nothing of the kind: what is put beneath us is noticed by what we signed."""
+        return "sqlite"
+
     async def migrate(self) -> None:
         """See `Database`."""
         if sqlite3.sqlite_version_info < OLDEST:

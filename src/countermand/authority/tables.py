@@ -3,6 +3,7 @@
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -63,6 +64,7 @@ head = Table(
     Column("generation", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("link", LargeBinary, nullable=False),
+    Column("disputed_at_ms", BigInteger),
 )
 heartbeat = Table(
     "heartbeat",
@@ -96,6 +98,25 @@ entries = Table(
     Index("ix_entries_anchor", "id", "kind", "issuer", "issued_before_ms", "seq"),
     Index("ix_entries_kind", "kind", "seq"),
     Index("ix_entries_id", "id", "seq"),
+)
+
+# How a generation after the first began; see `log.succession`.
+successions = Table(
+    "successions",
+    METADATA,
+    Column("generation", BigInteger, primary_key=True, autoincrement=False),
+    Column("ended_seq", BigInteger, nullable=False),
+    Column("ended_link", LargeBinary, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+# Checkpoints that contradict the ledger, and who holds them: why the head is disputed.
+testimonies = Table(
+    "testimonies",
+    METADATA,
+    Column("witness", Text, primary_key=True),
+    Column("signed", LargeBinary, nullable=False),
+    Column("heard_at_ms", BigInteger, nullable=False),
 )
 
 # Everything of our own making that a path may name, in one table: it is locked, checked, revoked and counted alike.
@@ -182,6 +203,8 @@ api_keys = Table(
     Column("revoked_at_ms", BigInteger),
     Column("last_used_at_ms", BigInteger),
 )
+# The register of what we sign with. The private halves are files in the keys directory of each process; the public one,
+# as SubjectPublicKeyInfo, is here for those that have no such file. `switch_at_ms`: the next key signs no sooner.
 signing_keys = Table(
     "signing_keys",
     METADATA,
@@ -189,6 +212,31 @@ signing_keys = Table(
     Column("purpose", String(16), nullable=False),
     Column("algorithm", String(16), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("switch_at_ms", BigInteger),
+    Column("public", LargeBinary),
+)
+# Every keyset of checkpoint keys that there ever was, signed: a replica follows them from its pin on.
+keysets = Table(
+    "keysets",
+    METADATA,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+# What replicas have last reported, by the key that they call with.
+replicas = Table(
+    "replicas",
+    METADATA,
+    Column("key_id", String(16), primary_key=True),
+    Column("replica_id", String(64), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("keyset", BigInteger, nullable=False),
+    Column("strict", Boolean, nullable=False),
+    Column("max_staleness_ms", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("reported_at_ms", BigInteger, nullable=False, index=True),
 )
 # Requests that carried an Idempotency-Key and changed something; `body` is the answer, where it may be kept.
 requests = Table(

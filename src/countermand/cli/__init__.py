@@ -4,6 +4,7 @@ app          the verbs together, and their exit codes
 running      up, demo
 looking      sessions, tree, tail
 revoking     revoke, cutoff
+recovering   ledger recover
 inspecting   inspect
 checking     check
 auditing     audit, audit verify

@@ -13,7 +13,9 @@ from countermand.cli.auditing import audit
 from countermand.cli.checking import check
 from countermand.cli.explaining import explain
 from countermand.cli.inspecting import inspect
+from countermand.cli.keys import keys
 from countermand.cli.looking import sessions, tail, tree
+from countermand.cli.recovering import ledger
 from countermand.cli.revoking import cutoff, revoke
 from countermand.cli.running import demo, up
 from countermand.cli.terminal import err, printable, without_tokens
@@ -56,6 +58,8 @@ app = typer.Typer(
 )
 for _verb in (up, sessions, tree, revoke, cutoff, inspect, check, explain, tail, demo):
     app.command()(_verb)
+app.add_typer(keys, name="keys")
+app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(access, name="access")
 

@@ -15,9 +15,12 @@ from countermand.settings import ClientSettings
 from countermand.transport.http import check_api_key, check_url, is_exposed, open_client
 
 TIMEOUT_S: Final = 10.0
+RECOVERY_S: Final = 600.0
+"""For all that witnesses hold to be read, and what was lost to be appended."""
 AUDIT_PAGE: Final = 1_000
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693 §3
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name of RFC 8693 §2.1
+_KEY: Final = ("id", "purpose", "state", "switch_at")
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,11 @@ class AuthorityClient:
             dry_run=dry_run,
         )
 
+    async def recover(self, *, keep_sessions: bool, force: bool, dry_run: bool) -> dict[str, Any]:
+        """Take up a disputed ledger again; return what was found and done."""
+        body = {"keep_sessions": keep_sessions, "force": force, "dry_run": dry_run}
+        return await self._call("POST", "/v1/ledger/recovery", "begun", "witnesses", json=body, timeout=RECOVERY_S)
+
     async def sessions(self) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield every subject session, newest first, page by page."""
         place: dict[str, str] = {}
@@ -115,6 +123,19 @@ class AuthorityClient:
     async def revocation(self, seq: int) -> dict[str, Any]:
         """Return an entry of the ledger."""
         return await self._call("GET", f"/v1/revocations/{seq}", "kind", "id", "issuer", "reason")
+
+    async def signing_keys(self) -> dict[str, Any]:
+        """Return the signing `keys`, the version of the newest `keyset`, and the `pin` of a new replica."""
+        return await self._call("GET", "/v1/signing-keys", "keys", "keyset", "pin")
+
+    async def rotate_signing_key(self, purpose: str, *, wait_s: int | None, force: bool) -> dict[str, Any]:
+        """Put a new key in the place of the one that signs, and return it."""
+        body = {"purpose": purpose} | ({} if wait_s is None else {"wait_s": wait_s})
+        return await self._post("/v1/signing-keys/rotate", body, *_KEY, force=force)
+
+    async def withdraw_signing_key(self, id_: str, reason: str) -> dict[str, Any]:
+        """Let nobody believe a key any more, and return it."""
+        return await self._post(f"/v1/signing-keys/{_quoted(id_)}/withdraw", {}, *_KEY, reason=reason)
 
     async def create_application(self, name: str) -> dict[str, Any]:
         """Register an application."""

@@ -3,7 +3,8 @@
 app          everything put together
 api          /v1: applications and their keys, sessions, agents, grants, delegations, the tree
 revocations  /v1: revocations and cutoffs, done or only tried
-bodies       what both take and give
+ledger       /v1: the ledger taken up again after a restore
+bodies       what they take and give
 filters      what lists and revocations by filter are asked for
 idempotency  requests that come twice
 openapi      what all of this says of itself

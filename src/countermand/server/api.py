@@ -39,7 +39,10 @@ from countermand.server.bodies import (
 from countermand.server.caller import requires_to_change
 from countermand.server.filters import AgentsQuery, ApplicationsQuery, DelegationsQuery, GrantsQuery, SessionsQuery
 from countermand.server.keys import keys_router
+from countermand.server.ledger import add_ledger
+from countermand.server.replicas import add_replicas
 from countermand.server.revocations import add_revocations
+from countermand.server.signing_keys import add_signing_keys
 
 
 def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
@@ -53,6 +56,9 @@ def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
     _add_delegations(router, authority)
     _add_closing(ending, authority.revoking)
     add_revocations(ending, authority)
+    add_ledger(router, authority.recovery)
+    add_signing_keys(router, authority.rotation, authority.revoking)
+    add_replicas(router, authority.replicas)
     return [router, ending, keys_router(access), audit_router(authority.trail)]
 
 

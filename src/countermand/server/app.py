@@ -19,6 +19,7 @@ from countermand.server.idempotency import Idempotency
 from countermand.server.limit import BodyLimit
 from countermand.server.oauth import oauth_router
 from countermand.server.openapi import describe, operation_id
+from countermand.server.replicas import reports_router
 from countermand.server.trace import RequestIds
 
 MAX_BODY_BYTES: Final = 65_536
@@ -64,7 +65,12 @@ def create_app(
     app.add_middleware(Authentication, access=access)
     app.add_middleware(RequestIds, random=random)  # what is added last comes first
     problem.install(app)
-    for router in (*admin_routers(authority, access), oauth_router(authority, access, issuer), feed_router(log)):
+    for router in (
+        *admin_routers(authority, access),
+        oauth_router(authority, access, issuer),
+        feed_router(log),
+        reports_router(authority.replicas),
+    ):
         app.include_router(router)
 
     @app.get("/.well-known/jwks.json", response_class=_KeySetResponse, responses={200: _KEY_SET})

@@ -2,16 +2,27 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from countermand.authority.checks import LONGEST_S, MAX_DEPTH, MAX_LABEL_CHARS, MAX_LABELS
-from countermand.authority.model import IssuedMandate, NewApiKey, Role, SubjectType
+from countermand.authority.model import (
+    IssuedMandate,
+    KeyState,
+    NewApiKey,
+    Purpose,
+    ReportedReplica,
+    Role,
+    SubjectType,
+)
+from countermand.authority.rotation import LONGEST_WAIT_S
 from countermand.authority.trail import AuditPage
 from countermand.errors import InvalidValueError
 from countermand.log.anchor import Kind
+from countermand.log.codec import MAX_MS
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
@@ -153,6 +164,14 @@ class NewCutoff(_Body):
     def before_ms(self) -> int | None:
         """`issued_before` as `ms_of` reads it."""
         return ms_of("issued_before", self.issued_before)
+
+
+class NewRecovery(_Body):
+    """`force`: also where nothing disputes the ledger, and without witnesses that do not answer."""
+
+    keep_sessions: bool = False
+    force: bool = False
+    dry_run: bool = False
 
 
 class _Answer(BaseModel):
@@ -455,3 +474,91 @@ class RevocationsPreviewOut(_Answer):
     count: int
     reach: ReachOut
     next: str | None
+
+
+class SeenOut(_Answer):
+    witness: str
+    generation: int
+    seq: int
+    contradicts: bool
+
+
+class RecoveredOut(_Answer):
+    """`begun` is the new generation; None where none was needed. Of a dry run, what it would be."""
+
+    generation: int
+    seq: int
+    witnesses: list[SeenOut]
+    lost: int
+    missing: int
+    begun: int | None
+    is_cut_off: bool
+
+
+class NewRotation(_Body):
+    """`wait_s`: how long before the new key signs, at the least; if left out, what its purpose needs."""
+
+    purpose: Annotated[Purpose, Field(strict=False)]
+    wait_s: Annotated[int | None, Field(ge=0, le=LONGEST_WAIT_S)] = None
+    force: bool = False
+
+
+class Withdrawal(_Body):
+    reason: str = ""
+
+
+class SigningKeyOut(_Answer):
+    id: str
+    purpose: Purpose
+    algorithm: str
+    state: KeyState
+    created_at: _CreatedAt
+    since: Annotated[datetime, _Time, Field(validation_alias="since_ms")]
+    switch_at: Annotated[datetime | None, _Time, Field(validation_alias="switch_at_ms")]
+
+
+class SigningKeysOut(BaseModel):
+    """`keyset`: the version of the newest one; `pin`: what a new replica is told to believe."""
+
+    keys: list[SigningKeyOut]
+    keyset: int
+    pin: str
+
+
+class NewReport(_Body):
+    """`proof`: the newest signed checkpoint that is applied, in base64url."""
+
+    replica_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+    generation: Annotated[int, Field(ge=1, le=MAX_MS)]
+    seq: Annotated[int, Field(ge=0, le=MAX_MS)]
+    keyset: Annotated[int, Field(ge=0, le=MAX_MS)]
+    strict: bool
+    max_staleness_ms: Annotated[int, Field(ge=1, le=MAX_MS)]
+    at_ms: Annotated[int, Field(ge=0, le=MAX_MS)]
+    proof: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=1024)] = ""
+
+
+class ReplicaOut(BaseModel):
+    """`key_id` is the API key that it reports with; it is `live` if it did so within the last minute."""
+
+    replica_id: str
+    key_id: str
+    generation: int
+    seq: int
+    keyset: int
+    strict: bool
+    max_staleness_ms: int
+    reported_at: Annotated[datetime, _Time]
+    live: bool
+
+    @classmethod
+    def of_report(cls, reported: ReportedReplica, *, live: bool) -> Self:
+        """Return what the API says of a replica."""
+        said = asdict(reported.report)
+        return cls.model_validate(
+            said | {"key_id": reported.key_id, "reported_at": reported.reported_at_ms, "live": live}
+        )
+
+
+class ReplicasOut(BaseModel):
+    items: list[ReplicaOut]

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from countermand.authority.model import Role
 from countermand.errors import CountermandError
 from countermand.log.codec import MAX_MS
-from countermand.log.feed import checkpoint_event, entry_event
+from countermand.log.feed import checkpoint_event, entry_event, keyset_event, succession_event
 from countermand.log.ports import LogReader
 from countermand.server.caller import requires
 
@@ -37,7 +37,7 @@ def feed_router(log: LogReader) -> APIRouter:
 
     @router.get("", response_class=_Events)
     async def follow(after: Annotated[int, Query(ge=0, le=MAX_MS)] = 0) -> StreamingResponse:
-        """Every entry after `after` as it is appended, and a checkpoint every second."""
+        """Every keyset, every entry after `after` as it is appended, and a checkpoint every second."""
         return _Events(_ended(_events(log, after)), headers=_HEADERS)
 
     @router.get("/snapshot", response_class=_Bytes)
@@ -51,8 +51,10 @@ def feed_router(log: LogReader) -> APIRouter:
 async def _events(log: LogReader, after: int) -> AsyncGenerator[bytes, None]:
     async with aclosing(log.follow(after)) as batches:
         async for batch in batches:
+            signed = [keyset_event(one) for one in batch.keysets]
+            signed += [succession_event(one) for one in batch.successions]
             entries = [entry_event(candidate.previous, candidate.entry) for candidate in batch.candidates]
-            yield b"".join(entries + [checkpoint_event(signed) for signed in batch.checkpoints])
+            yield b"".join(signed + entries + [checkpoint_event(one) for one in batch.checkpoints])
 
 
 async def _ended(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

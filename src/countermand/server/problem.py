@@ -21,6 +21,7 @@ from countermand.errors import (
     ClockError,
     CountermandError,
     DataError,
+    DisputedError,
     ExceededError,
     ForbiddenError,
     InProgressError,
@@ -55,6 +56,7 @@ STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DataError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnconfirmedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DisputedError: HTTPStatus.SERVICE_UNAVAILABLE,
     ClockError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -23,9 +23,11 @@ from countermand.log.ports import LogReader
 from countermand.log.state import LogState
 from countermand.replica.follow import Follower
 from countermand.replica.replica import MAX_STALENESS_S, Replica
+from countermand.replica.report import Reporter
 from countermand.settings import replica_credentials, replica_pin
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
+from countermand.wiring.tasks import beside
 
 _OF_REDIS: Final = ("redis", "unix:")  # how its URLs begin; `redis_log` says which there are
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
@@ -68,10 +70,14 @@ def keys_of(issuer: str) -> IssuerKeys:
 
 
 class Following:
-    """A follower in a task of its own, in the event loop that first asks for it: a replica has one writer."""
+    """A follower in a task of its own, in the event loop that first asks for it: a replica has one writer.
 
-    def __init__(self, follower: Follower) -> None:
+    What reports on the replica, if anything does, runs beside it and ends with it.
+    """
+
+    def __init__(self, follower: Follower, reporter: Reporter | None = None) -> None:
         self._follower = follower
+        self._reporter = reporter
         self._task: asyncio.Task[None] | None = None
         self._starting = threading.Lock()
 
@@ -84,8 +90,12 @@ class Following:
         """Begin to follow, unless that has begun in an event loop that runs."""
         with self._starting:
             if not self.running:
-                self._task = asyncio.create_task(self._follower.run(), name="countermand follower")
+                self._task = asyncio.create_task(self._run(), name="countermand follower")
                 self._task.add_done_callback(_say_why)
+
+    async def _run(self) -> None:
+        async with beside(*([self._reporter.run()] if self._reporter else [])):
+            await self._follower.run()
 
     async def aclose(self) -> None:
         """Stop following, and wait until it has stopped."""
@@ -132,7 +142,16 @@ def connect(
     log, believed = _log_at(url, api_key, pin)
     replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
     requirements = Requirements.of(required_scopes=required_scopes)
-    return following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=audience, requirements=requirements)
+    reporter = Reporter(replica, f"rep_{os.urandom(16).hex()}", log.report) if isinstance(log, HttpLog) else None
+    return following_guard(
+        keys_of(issuer),
+        replica,
+        log,
+        issuer=issuer,
+        audience=audience,
+        requirements=requirements,
+        reporter=reporter,
+    )
 
 
 def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, Pin]:
@@ -166,6 +185,7 @@ def following_guard(
     issuer: str,
     audience: str,
     requirements: Requirements = NOTHING_REQUIRED,
+    reporter: Reporter | None = None,
 ) -> Guard:
     """Return a guard that keeps `replica` on `log`, and hears of what is applied. Raises: ConfigurationError."""
     guard: Guard = Guard(
@@ -176,7 +196,7 @@ def following_guard(
         clock_s=time.time,
         random=os.urandom,
         requirements=requirements,
-        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied))),  # noqa: PLW0108  # later
+        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied)), reporter),  # noqa: PLW0108  # later
     )
     return guard
 

@@ -13,7 +13,7 @@ from typing import Any
 from countermand.authority.access import Access
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
-from countermand.authority.keys import open_keys, write_secret
+from countermand.authority.keys import Keys, open_keys, write_secret
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Role
@@ -22,13 +22,14 @@ from countermand.authority.reader import LedgerReader
 from countermand.authority.relay import Relay, Source, Stream
 from countermand.authority.service import Authority
 from countermand.authority.sqlite import SqliteDatabase
+from countermand.authority.witnesses import LogWitness, Witness, Witnesses
 from countermand.enforce.guard import Guard
 from countermand.errors import DataError
 from countermand.log.checkpoint import Pin
 from countermand.log.state import LogState
 from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.settings import AuthoritySettings, DataDir
-from countermand.tokens.jwks import StaticKeys
+from countermand.tokens.jwks import KeySet
 from countermand.transport.http import check_url
 from countermand.wiring import following_guard, redis_log, system_clock
 from countermand.wiring.tasks import beside
@@ -42,17 +43,33 @@ class RunningAuthority:
     access: Access
     heartbeat: Heartbeat
     log: LedgerReader
-    pin: Pin
+    keys: Keys
     issuer: str
     entries: int
     """How many the ledger had when this began: how many revocations were ever made."""
+
+    @property
+    def pin(self) -> Pin:
+        """What a replica is told to believe."""
+        return self.keys.pin
 
     def guard(self, audience: str, *, max_staleness_s: float = MAX_STALENESS_S) -> Guard:
         """Return a guard for this very process: it follows the ledger itself, and is handed the keys."""
         replica = Replica(LogState(self.pin), system_clock, max_staleness_s=max_staleness_s, local=True)
         self.heartbeat.sign_soon()  # what was signed before the replica's start does not count for it
-        keys = StaticKeys(self.service.minting.key_set)
-        return following_guard(keys, replica, self.log, issuer=self.issuer, audience=audience)
+        return following_guard(_OwnKeys(self.keys), replica, self.log, issuer=self.issuer, audience=audience)
+
+
+class _OwnKeys:
+    """The keys of mandates as the register has them: a `KeySource`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def key_set(self, key_id: str | None) -> KeySet:
+        """Return the keys of this moment; `key_id` makes no difference."""
+        del key_id
+        return self._keys.key_set
 
 
 @asynccontextmanager
@@ -71,30 +88,30 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             await database.migrate()
             ledger = await Ledger.open(database, os.urandom(16))
             keys = await open_keys(database, data.keys, system_clock().wall_ms)
-            heartbeat = Heartbeat(database, ledger, keys.checkpoint, system_clock, os.urandom(16).hex())
+            witnesses = Witnesses(database, ledger, keys, _witnesses(settings), system_clock)
+            heartbeat = Heartbeat(database, ledger, keys, system_clock, witnesses, os.urandom(16).hex())
             policy = Policy(issuer, settings.mandate_s, settings.retention_days)
             service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
             access = Access(database, system_clock, os.urandom)
-            pin = Pin.of(ledger.log_id, keys.checkpoint.public_key())
-            await _tell_locals(data, access, pin, url)
-            log = LedgerReader(ledger, heartbeat, keys.checkpoint)
-            source = Source(ledger, heartbeat, log, service.descendants, pin)
+            await _tell_locals(data, access, keys.pin, url)
+            log = LedgerReader(ledger, heartbeat, keys)
+            source = Source(ledger, heartbeat, log, service.descendants, keys)
+            rotating = service.rotation.run(partial(_write_pin, data))
             relays = _relays(settings, source)
             listening = database.listen(heartbeat.heard)
             async with (
                 beside(heartbeat.run(), stop=heartbeat.close),
-                beside(listening, access.run(), *relays, service.cleaning.run()),
+                beside(listening, rotating, access.run(), *relays, service.cleaning.run()),
             ):
-                yield RunningAuthority(service, access, heartbeat, log, pin, issuer, await ledger.count())
+                yield RunningAuthority(service, access, heartbeat, log, keys, issuer, await ledger.count())
         finally:
             await database.close()
 
 
 def _relays(settings: AuthoritySettings, source: Source) -> list[Coroutine[Any, Any, None]]:
-    """Return what publishes the log where the settings say. Raises: ConfigurationError."""
+    """Return what publishes the log where the settings say."""
     if settings.redis_url is None:
         return []
-    redis_log(settings.redis_url)  # what cannot work is said at the start
     from countermand.transport.redis import Keys, open_writer  # noqa: PLC0415 - an extra
 
     keys = Keys.of()
@@ -107,6 +124,16 @@ def _database(settings: AuthoritySettings) -> Database:
     if settings.database_url is not None:
         return PostgresDatabase(settings.database_url)
     return SqliteDatabase(settings.data.database)
+
+
+def _witnesses(settings: AuthoritySettings) -> list[Witness]:
+    """Return who is asked whether the ledger is whole. Raises: ConfigurationError."""
+    if settings.redis_url is None:
+        return []
+    log = redis_log(settings.redis_url)  # what cannot work is said at the start
+    from countermand.transport.redis import Keys, open_writer  # noqa: PLC0415 - an extra
+
+    return [LogWitness("redis", partial(open_writer, settings.redis_url, Keys.of()), log)]
 
 
 @contextmanager
@@ -133,8 +160,12 @@ async def _tell_locals(data: DataDir, access: Access, pin: Pin, url: str) -> Non
     """Leave in the data directory what the local command line and replicas on this machine need."""
     for role, path in ((Role.ADMINISTRATOR, data.admin_key), (Role.REPLICA, data.replica_key)):
         await access.ensure(role, "made at first start", partial(_write_line, path))
-    _write_line(data.pin, str(pin))
+    _write_pin(data, pin)
     _write_line(data.url, url)
+
+
+def _write_pin(data: DataDir, pin: Pin) -> None:
+    _write_line(data.pin, str(pin))
 
 
 def _write_line(path: Path, line: str) -> None:
