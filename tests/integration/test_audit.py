@@ -21,6 +21,7 @@ from countermand.log.anchor import Kind
 from countermand.log.audit import AuditEnd, AuditProof, AuditRow, ChainedRow, Seal, audit_genesis, next_audit_link
 from countermand.log.chain import LogId
 from countermand.log.checkpoint import Pin, parse_checkpoint
+from countermand.transport.http import open_client
 from tests.integration.admin import AUDIENCE, Json
 from tests.integration.exchanging import basic
 from tests.integration.problems import refused
@@ -91,8 +92,10 @@ WRITES: Final = {
     ),
     "/v1/cutoffs": Write("cutoff.create", "id", lambda _: {"target": "subject:bob", "reason": "why"}),
 }
-CHANGES_NOTHING: Final = {"/v1/sessions/{session_id}/mandates"}
-"""What mints keeps nothing."""
+CHANGES_NOTHING: Final = {"/v1/sessions/{session_id}/mandates", "/v1/replicas"}
+"""What mints keeps nothing; and what a replica reports is soon another."""
+RARE: Final = {"/v1/signing-keys/rotate", "/v1/signing-keys/{key_id}/withdraw", "/v1/ledger/recovery"}
+"""What an authority that others share must not undergo."""
 TAKES_NO_BODY: Final = {"/v1/grants/{grant_id}/close"}
 
 
@@ -125,7 +128,7 @@ def _target(answer: Json, place: str) -> str:
 
 
 def test_every_route_that_writes_is_asked_here() -> None:
-    assert set(WRITES) | CHANGES_NOTHING == {path for method, path in MAY if method != "GET"}
+    assert set(WRITES) | CHANGES_NOTHING | RARE == {path for method, path in MAY if method != "GET"}
 
 
 @pytest.mark.parametrize("path", WRITES)
@@ -155,6 +158,23 @@ async def test_a_change_is_one_row_that_says_who_did_what_and_from_where(
     if write.is_once:
         assert (await http.post(url, json=body, headers=headers)).status_code == 200
         assert (await _rows(shared))[-1] == row, "and what was so already, is none"
+
+
+async def test_a_rotation_a_withdrawal_and_a_recovery_are_rows(running: Running) -> None:
+    headers = {"authorization": f"Bearer {running.admin_key}"}
+    async with open_client(10, url=running.url, headers=headers) as http:
+        rotated = await http.post("/v1/signing-keys/rotate", json={"purpose": "mandate"})
+        assert rotated.status_code == 201, rotated.text
+        key_id = rotated.json()["id"]
+        withdrawn = await http.post(f"/v1/signing-keys/{key_id}/withdraw", json={"reason": "stolen"})
+        assert withdrawn.is_success, withdrawn.text
+        recovered = await http.post("/v1/ledger/recovery", json={"force": True, "keep_sessions": True})
+        assert recovered.is_success, recovered.text
+    rows = [(row.action, row.target, row.role, row.reason) for row in await _rows(running)]
+    admin = "administrator"
+    assert ("signing-key.rotate", key_id, admin, "") in rows
+    assert any(target == key_id and role == admin and reason == "stolen" for _, target, role, reason in rows)
+    assert ("ledger.recover", str(running.authority.pin.log_id), admin, "") in rows
 
 
 async def test_a_request_that_comes_twice_is_one_row_and_each_answer_names_its_own_request(

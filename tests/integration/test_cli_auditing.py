@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from countermand.authority import tables
+from countermand.cli.following import UNKNOWN_EXIT
 from tests.integration.commands import lines_until, typed
 from tests.integration.commands import running as typing_on
 from tests.looking import writing
@@ -53,7 +54,7 @@ async def test_an_export_is_proven_by_the_pin_alone_and_a_changed_one_is_refused
     assert await _typed(running, "audit", "--export", export) == ""
     assert "File exists" in await _typed(running, "audit", "--export", export, code=2)
     told = await _typed(running, "audit", "verify", export)
-    assert told.startswith(f"5 rows, none of them changed: {running.authority.pin.log_id} signed row 5 at ")
+    assert told.startswith(f"rows 1 to 5 are proven: {running.authority.pin.log_id} signed them at ")
 
     lines = export.read_text("ascii").splitlines()
     assert [next(iter(json.loads(line))) for line in lines][-1] == "seal"
@@ -79,7 +80,9 @@ async def test_verify_asks_the_authority_and_finds_what_was_changed_in_its_datab
     export = tmp_path / "audit.jsonl"
     await _typed(running, "audit", "--export", export)
     await _revoke_something(running, "left too")
-    assert "8 rows, none of them changed" in await _typed(running, "audit", "verify", "--against", export)
+    told = await _typed(running, "audit", "verify", "--against", export, code=UNKNOWN_EXIT)
+    assert "rows 1 to 5 are proven" in told
+    assert "rows 6 to 8 are NOT PROVEN" in told
     async with writing(running.authority.heartbeat._database) as connection:
         await connection.execute(update(tables.audit).where(tables.audit.c.number == 4).values(reason="no"))
     assert "row 4 of the audit was changed" in await _typed(running, "audit", "verify", code=1)

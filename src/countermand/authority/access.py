@@ -20,11 +20,12 @@ from countermand.authority import tables
 from countermand.authority.actor import identify
 from countermand.authority.audit import Act, Audit
 from countermand.authority.checks import check_life, check_name, check_reason
-from countermand.authority.database import Database
+from countermand.authority.database import WAIT_S, Database
 from countermand.authority.lineage import read_row
 from countermand.authority.model import ApiKey, ApiKeyPage, NewApiKey, Role
 from countermand.errors import (
     AuthorityError,
+    BusyError,
     ForbiddenError,
     InvalidValueError,
     LastKeyError,
@@ -160,7 +161,7 @@ class Access:
     async def authenticate(self, key: str | None) -> Caller:
         """Return who calls with `key`, and have it act from now on; a revoked application's keys are none.
 
-        Raises: UnauthenticatedError, always with the same sentence.
+        Raises: UnauthenticatedError, always with the same sentence; BusyError, where the database does not answer.
         """
         match = _FORM.fullmatch(key or "")
         if match is None:
@@ -169,8 +170,11 @@ class Access:
         now_ms, anchors = self._clock().wall_ms, tables.anchors
         query = select(tables.api_keys).outerjoin(anchors, anchors.c.id == _KEYS.application_id)
         query = query.where(_KEYS.id == id_, anchors.c.revoked_at_ms.is_(None), _usable(now_ms))
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
+        try:
+            async with asyncio.timeout(WAIT_S), self._database.read() as connection:
+                row = (await connection.execute(query)).first()
+        except TimeoutError:
+            raise BusyError("the authority's database does not answer") from None
         known = b"" if row is None else row.digest
         if not hmac.compare_digest(known, _digest(secret)) or row is None:
             raise UnauthenticatedError("this needs a valid API key")

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -68,7 +68,7 @@ class Database(ABC):
         """
         task = asyncio.ensure_future(self._write(work, urgent=urgent, alone=alone))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        task.add_done_callback(self._done)
         done, _ = await asyncio.wait([task], timeout=None if alone else WAIT_S + ANSWER_S)
         if not done:
             raise UnconfirmedError("the authority's database does not answer: it may be done all the same")
@@ -104,6 +104,10 @@ class Database(ABC):
         """Return the time by the database's own clock; None where that is this machine's."""
 
     @abstractmethod
+    async def confirm(self, connection: AsyncConnection) -> None:
+        """Let this commit be confirmed like one that writes: what it has read is then as durable as what it answers."""
+
+    @abstractmethod
     async def limited(self, connection: AsyncConnection, reading: Callable[[], Awaitable[_T]]) -> _T | None:
         """Return what `reading` reads; None where that would hold up the transaction, which goes on either way."""
 
@@ -128,6 +132,12 @@ class Database(ABC):
             await asyncio.wait(self._writing, timeout=ANSWER_S)
         await self._writer.dispose()
         await self._reader.dispose()
+
+    def _done(self, task: "asyncio.Future[Any]") -> None:
+        """Take note of an error for which nobody waits any longer."""
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _write(self, work: Work[_T], *, urgent: bool, alone: bool) -> _T:
         for attempt in range(ATTEMPTS):
@@ -164,6 +174,21 @@ class Database(ABC):
             raise self._refusal(error) from None  # what the driver says may quote a value
         except SQLAlchemyError as error:
             raise DataError(f"the authority's database is not as it should be: {type(error).__name__}") from error
+
+
+async def line_up(connection: AsyncConnection, numbers: Select[tuple[int]], *, shared: bool) -> None:
+    """Wait for the anchors of these numbers in the order in which all come: who shares them, and who has them alone.
+
+    On Postgres row locks would let those who share pass one who waits to revoke, for as long as they come; the queue of
+    an advisory lock is fair. On SQLite writers come one after the other anyhow.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    wanted = numbers.distinct().subquery("wanted")
+    (number,) = wanted.c
+    ordered = select(number.label("number")).order_by(number).offset(0).subquery("ordered")
+    lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+    await connection.execute(select(lock(ordered.c.number)))
 
 
 def upgrade(connection: Connection) -> None:

@@ -185,6 +185,7 @@ class Heartbeat:
         async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended], AuditEnd | None]:
             change = await work(connection)
             if not change.drafts:
+                await self._database.confirm(connection)  # what others have committed is read, and may be unconfirmed
                 return change.answer(()), (), None
             audited = await self._record(connection, change.drafts)
             appended = await self._ledger.append(connection, change.drafts)

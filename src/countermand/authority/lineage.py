@@ -13,6 +13,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
+from countermand.authority.database import line_up
 from countermand.authority.ledger import Bound, Ledger
 from countermand.errors import InvalidValueError, NotActiveError, NotFoundError
 from countermand.log.anchor import EVERYONE, MAX_PATH, Anchor, Kind, kind_of
@@ -145,7 +146,9 @@ async def load(connection: AsyncConnection, ids: Collection[str], *, lock: bool 
         .where(tables.anchors.c.id.in_(ids))
     )
     query = select(tables.anchors).where(tables.anchors.c.number.in_(numbers)).order_by(tables.anchors.c.id)
-    query = query.with_for_update(read=True) if lock else query
+    if lock:
+        await line_up(connection, numbers, shared=True)
+        query = query.with_for_update(read=True)
     found = Lineage([Row.of(row) for row in await connection.execute(query)])
     for id_ in ids:
         if id_ not in found:
@@ -157,7 +160,10 @@ async def load(connection: AsyncConnection, ids: Collection[str], *, lock: bool 
 async def read_row(connection: AsyncConnection, id_: str, kind: Kind, *, lock: bool = False) -> Row:
     """Return one row; `lock` is for revoking it. Raises: NotFoundError."""
     query = select(tables.anchors).where(tables.anchors.c.id == check_kind(id_, kind))
-    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    if lock:
+        await line_up(connection, select(tables.anchors.c.number).where(tables.anchors.c.id == id_), shared=False)
+        query = query.with_for_update()
+    row = (await connection.execute(query)).first()
     if row is None:
         raise NotFoundError(f"there is no such {WORDS[kind]}")
     return Row.of(row)
@@ -174,6 +180,7 @@ async def find_grants(
         .where(anchors.closed_at_ms.is_(None), anchors.revoked_at_ms.is_(None), anchors.expires_at_ms > now_ms)
         .order_by(anchors.number)
     )
+    await line_up(connection, query.with_only_columns(anchors.number).order_by(None), shared=True)
     return [Row.of(row) for row in await connection.execute(query.with_for_update(read=True))]
 
 

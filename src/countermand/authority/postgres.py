@@ -93,7 +93,8 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def holding(self) -> AsyncIterator[AsyncConnection]:
         """See `Database`. Nothing of it need be on a disk."""
-        async with self._begun(self._writer) as connection:
+        turn = self._turn.take(urgent=False, within_s=WAIT_S)  # or what is urgent would wait for a connection
+        async with turn, self._begun(self._writer) as connection:
             await _prepare(connection, durable=False, timeout_ms=_TIMEOUT_MS)
             yield connection
 
@@ -119,6 +120,10 @@ class PostgresDatabase(Database):
         """See `Database`."""
         seconds = (await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one()
         return int(seconds * 1000)
+
+    async def confirm(self, connection: AsyncConnection) -> None:
+        """See `Database`. A commit that wrote nothing waits for no standby."""
+        await connection.execute(text("SELECT pg_logical_emit_message(true, 'countermand', '')"))
 
     async def limited(self, connection: AsyncConnection, reading: Callable[[], Awaitable[_T]]) -> _T | None:
         """See `Database`. Where its statistics are old, a planner may choose a way that takes seconds."""

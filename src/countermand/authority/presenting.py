@@ -50,8 +50,10 @@ class Presenting:
                 return
             if mandate.client_id != client_id:
                 raise ForbiddenError("the token was issued to another application, which alone may end it")
-            if await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None:
-                return
+            has_ended = await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None
+        if has_ended:
+            await self._revoking.confirm()
+            return
         await self._revoking.revoke(Kind.TOKEN, mandate.token_id or "", REASON, urgent=False)
 
     async def find_standing(self, token: str, client_id: str | None = None) -> Mandate | None:

@@ -15,7 +15,7 @@ Source: docs/protocol.md, "Redis".
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -24,7 +24,7 @@ from countermand.authority.heartbeat import Heartbeat, SignedCheckpoint
 from countermand.authority.keys import Keys
 from countermand.authority.ledger import DAY_MS, HOUR_MS, Ledger
 from countermand.authority.reader import LedgerReader
-from countermand.errors import BadAnswerError, CountermandError
+from countermand.errors import BadAnswerError, BusyError, CountermandError, UnconfirmedError
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import claimed_rev
 from countermand.log.entry import Entry
@@ -391,14 +391,20 @@ class _Publication:
         while True:
             await asyncio.sleep(TRICKLE_S)
             await self._read_again()
+            await self._tell_descendants()
             async with self._turn:
-                await self._tell_descendants()
                 await self._tell_again()
 
     async def _tell_descendants(self) -> None:
+        """Tell a page. Nobody waits for the database meanwhile; a page whose end cannot be noted now is told again."""
         page = await self._source.descendants.next()
-        if page is not None and await self._tell(self._told(page)):
-            await self._source.descendants.done(page)
+        if page is None:
+            return
+        async with self._turn:
+            told = await self._tell(self._told(page))
+        if told:
+            with suppress(BusyError, UnconfirmedError):
+                await self._source.descendants.done(page)
 
     async def _read_again(self) -> None:
         """Have the next messages ready. The history may be long in which nothing is in force: nobody waits for it."""

@@ -108,6 +108,14 @@ class Revoking:
             await self._rotation.refresh()
         return revocation
 
+    async def confirm(self) -> None:
+        """Return once what can be read of the ledger is as durable as what is answered."""
+
+        async def work(_connection: AsyncConnection) -> Change[None]:
+            return Change.none(None)
+
+        await self._heartbeat.commit(work, urgent=False)
+
     async def close_grant(self, id_: str) -> Grant:
         """Close a grant for the future: nothing new is opened or minted by it, and what was goes on until it expires.
 

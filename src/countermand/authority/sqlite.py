@@ -50,6 +50,9 @@ class SqliteDatabase(Database):
     async def clock_ms(self, connection: AsyncConnection) -> None:
         """See `Database`."""
 
+    async def confirm(self, connection: AsyncConnection) -> None:
+        """See `Database`. What can be read is on the disk."""
+
     async def limited(self, connection: AsyncConnection, reading: Callable[[], Awaitable[_T]]) -> _T:
         """See `Database`. Its planner keeps to the indexes."""
         del connection

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import tables
 from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of_many
 from countermand.authority.checks import check_filter, check_reason
-from countermand.authority.database import Database
+from countermand.authority.database import Database, line_up
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Draft, Ledger
 from countermand.authority.lineage import Row
@@ -101,6 +101,7 @@ async def _find(
 async def _lock(connection: AsyncConnection, numbers: Sequence[int]) -> list[Row]:
     """Return those that nobody has revoked meanwhile, locked in the order in which all are locked."""
     anchors = tables.anchors
+    await line_up(connection, select(anchors.c.number).where(anchors.c.number.in_(numbers)), shared=False)
     query = select(anchors).where(anchors.c.number.in_(numbers)).order_by(anchors.c.id).with_for_update()
     rows = [Row.of(columns) for columns in await connection.execute(query)]
     return [row for row in rows if row.revoked_at_ms is None]

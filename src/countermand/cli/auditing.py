@@ -65,7 +65,7 @@ def verify(
     against: Annotated[Path | None, typer.Option(help="An earlier export, which it must go on from.")] = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Prove that no row was changed, removed or moved. Exits 1 where one was, 3 where nothing is signed."""
+    """Prove that no row was changed, removed or moved. Exits 1 where one was, 3 where the last are not signed yet."""
     settings = ClientSettings.read(data_dir)
     earlier = None if against is None else _read(against, AuditProof(pinned(settings))).end
     proof = AuditProof(pinned(settings), earlier)
@@ -75,7 +75,8 @@ def verify(
         _read(file, proof)
     proof.finish()
     say(*_told(proof))
-    raise typer.Exit(0 if proof.sealed is not None or proof.end.number == 0 else UNKNOWN_EXIT)
+    sealed = proof.sealed[0] if proof.sealed is not None else 0
+    raise typer.Exit(0 if sealed == proof.end.number else UNKNOWN_EXIT)
 
 
 def _read(path: Path, proof: AuditProof) -> AuditProof:
@@ -156,6 +157,6 @@ def _told(proof: AuditProof) -> Iterator[str]:
         return
     number, checkpoint = proof.sealed
     at = moment(datetime.fromtimestamp(checkpoint.at_ms / 1000, UTC))
-    yield f"{rows} rows, none of them changed: {checkpoint.log_id} signed row {number} at {at}"
+    yield f"rows 1 to {number} are proven: {checkpoint.log_id} signed them at {at}"
     if number < rows:
-        yield f"rows {number + 1} to {rows} are chained, and not signed yet"
+        yield f"rows {number + 1} to {rows} are NOT PROVEN: they are chained, and no signature is kept yet"

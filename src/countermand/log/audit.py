@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from countermand.errors import AuditError, MalformedError
+from countermand.errors import AuditError, MalformedError, UnknownKeyError
 from countermand.log import codec
 from countermand.log.anchor import check_text
 from countermand.log.chain import LINK_BYTES, LogId
@@ -163,7 +163,8 @@ class AuditProof:
     """Proves an audit as it is read, in order: every row, and each seal behind the row that it signs.
 
     `earlier` is where it was seen to end before: that row must still be the same. `add` raises AuditError for what was
-    changed, and as `UnverifiedCheckpoint.verify` for a seal that the pinned authority did not sign.
+    changed, and as `UnverifiedCheckpoint.verify` for a seal that the pinned authority did not sign. A seal by a key
+    that is not pinned may be from before a rotation: it proves nothing, and the next by a pinned key what it would.
     """
 
     def __init__(self, pin: Pin, earlier: AuditEnd | None = None) -> None:
@@ -171,6 +172,7 @@ class AuditProof:
         self._earlier = earlier
         self.end = AuditEnd(0, audit_genesis(pin.log_id))
         self.sealed: tuple[int, Checkpoint] | None = None
+        self._unproven: UnknownKeyError | None = None
 
     def add(self, record: ChainedRow | Seal) -> None:
         """Take the next row or seal."""
@@ -180,7 +182,12 @@ class AuditProof:
             self._add_row(record)
 
     def finish(self) -> None:
-        """Refuse an audit that ends before it did earlier. Raises: AuditError."""
+        """Refuse an audit that ends before it did earlier, or under a seal by nobody we know.
+
+        Raises: AuditError, UnknownKeyError.
+        """
+        if self._unproven is not None:
+            raise self._unproven
         if self._earlier is not None and self._earlier.number > self.end.number:
             raise AuditError(self.end.number + 1, f"is missing: there were {self._earlier.number} rows before")
 
@@ -196,14 +203,18 @@ class AuditProof:
         self.end = AuditEnd(number, link)
 
     def _add_seal(self, seal: Seal) -> None:
-        checkpoint = parse_checkpoint(seal.signed).verify(self._pin)
+        try:
+            checkpoint = parse_checkpoint(seal.signed).verify(self._pin)
+        except UnknownKeyError as unknown:
+            self._unproven = unknown
+            return
         if seal.number > self.end.number:
             raise AuditError(self.end.number + 1, f"is missing: the authority signed {seal.number} rows")
         if seal.number < self.end.number:
             raise MalformedError("a seal stands behind the row that it signs")
         if checkpoint.audit != self.end.link:
             raise AuditError(seal.number, "or one before it, is another than the authority signed")
-        self.sealed = (seal.number, checkpoint)
+        self.sealed, self._unproven = (seal.number, checkpoint), None
 
 
 def _object(given: object, names: set[str]) -> dict[str, Any]:

@@ -3,11 +3,25 @@
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from countermand.errors import MalformedError
-from countermand.log.audit import TEXTS, AuditRow, ChainedRow, Seal, parse_line, to_line
+from countermand.errors import MalformedError, UnknownKeyError
+from countermand.log.anchor import Rev
+from countermand.log.audit import (
+    TEXTS,
+    AuditProof,
+    AuditRow,
+    ChainedRow,
+    Seal,
+    audit_genesis,
+    next_audit_link,
+    parse_line,
+    to_line,
+)
+from countermand.log.chain import LogId, genesis
+from countermand.log.checkpoint import Checkpoint, Pin
 from countermand.log.codec import MAX_MS
 
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
@@ -73,3 +87,34 @@ def test_a_line_that_never_ends_is_refused() -> None:
     for line in ("x" * 65_537, "[" * 60_000, "9" * 60_000):
         with pytest.raises(MalformedError):
             parse_line(line)
+
+
+def _chain(pin: Pin, count: int) -> list[ChainedRow]:
+    link, chained = audit_genesis(pin.log_id), []
+    for number in range(1, count + 1):
+        row = AuditRow(number=number, at_ms=number, seq=None, **dict.fromkeys(TEXTS, "text"))
+        link = next_audit_link(link, row.to_bytes())
+        chained.append(ChainedRow(row, link))
+    return chained
+
+
+def _seal(pin: Pin, chained: ChainedRow, key: Ed25519PrivateKey) -> Seal:
+    rev = Rev(1, 0)
+    checkpoint = Checkpoint(pin.log_id, rev, genesis(pin.log_id, 1), chained.row.number, chained.link)
+    return Seal(chained.row.number, checkpoint.sign(key))
+
+
+def test_a_seal_from_before_a_rotation_is_passed_over_once_a_later_one_proves_the_rows() -> None:
+    retired, present = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    pin = Pin.of(LogId(bytes(16)), present.public_key())
+    one, two = _chain(pin, 2)
+    proof = AuditProof(pin)
+    for record in (one, _seal(pin, one, retired)):
+        proof.add(record)
+    with pytest.raises(UnknownKeyError):
+        proof.finish()
+    for record in (two, _seal(pin, two, present)):
+        proof.add(record)
+    proof.finish()
+    assert proof.sealed is not None
+    assert proof.sealed[0] == 2
