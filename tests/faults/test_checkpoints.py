@@ -6,7 +6,7 @@ time is covered by it. Source: docs/protocol.md, "Checkpoint".
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import pytest
 
 from countermand.authority import database as database_module
 from countermand.authority import postgres as postgres_module
+from countermand.authority.model import Filter, SubjectType
 from countermand.authority.postgres import PostgresDatabase
-from countermand.errors import AuthorityError, BusyError, ClockError, UnconfirmedError
+from countermand.errors import AuthorityError, BusyError, ClockError, NotActiveError, UnconfirmedError
+from countermand.log.anchor import Kind, own_id
 from countermand.wiring import system_clock
 from tests.faults.primaries import ROLE, Primary, holding, make_role, pair, primary_open
 from tests.postgres_server import PostgresServer
@@ -169,6 +171,61 @@ async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_no_success(tm
             await until(lambda: _is_synchronous(old), "the standby is back")
             assert (await primary.revoke(session)).is_new is False, "it had been done, and trying again says so"
             assert (await primary.heartbeat.sign()).checkpoint.rev.seq == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_was_not_confirmed_is_not_confirmed_to_whoever_asks_again(tmp_path: Path) -> None:
+    """It is there to be read, and gone with this primary: to find it done is no answer before the standby has it."""
+    with pair() as (old, new):
+        url = make_role(old)
+        await until(lambda: _is_synchronous(old), "the standby confirms")
+        async with primary_open(PostgresDatabase(url), tmp_path) as primary:
+            session, others = await primary.session(), await primary.session()
+            await primary.revoke(await primary.session())
+            new.kill()
+            revoking, sweeping = primary.service.revoking, primary.service.sweeping
+            asked: list[Callable[[], Awaitable[object]]] = [
+                lambda: revoking.revoke(Kind.TOKEN, own_id(Kind.TOKEN, bytes(16))),
+                lambda: revoking.revoke(Kind.SESSION, "of another issuer", bare=True),
+                lambda: revoking.revoke(Kind.SESSION, session.id),
+                lambda: sweeping.revoke(Filter(kind=Kind.SESSION, application_id=others.application_id)),
+                revoking.confirm,
+            ]
+            for ask in asked:
+                for _ in range(2):
+                    with pytest.raises(UnconfirmedError):
+                        await ask()
+
+
+async def test_a_flood_of_openings_keeps_no_application_from_being_revoked(primary: Primary, url: str) -> None:
+    """Those who share a row's lock would pass one who waits to have it alone, for as long as they come."""
+    opening = primary.service.opening
+    application = await opening.create_application("busy")
+    opened = 0
+
+    async def open_sessions() -> None:
+        nonlocal opened
+        with suppress(NotActiveError):
+            while True:
+                with suppress(BusyError):
+                    await opening.open_session(application.id, "alice", SubjectType.USER, 60)
+                    opened += 1
+
+    flood = [asyncio.create_task(open_sessions()) for _ in range(12)]
+    await until(lambda: opened > 50, "the flood is on")
+    await primary.service.revoking.revoke(Kind.APPLICATION, application.id)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*flood)
+
+
+async def test_a_checkpoint_waits_for_no_crowd_of_exchanges(primary: Primary) -> None:
+    session = await primary.session()
+    mint = primary.service.minting.issue
+    crowd = [asyncio.create_task(mint(session.id, ["https://api.example"], [])) for _ in range(300)]
+    await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+    await primary.heartbeat.sign()
+    assert sum(one.done() for one in crowd) < 200, "it went first"
+    await asyncio.gather(*crowd)
 
 
 def _waits(held: object) -> bool:
