@@ -65,12 +65,16 @@ class Running:
 
 @asynccontextmanager
 async def authority_running(
-    path: Path, *, port: int = 0, issuer: str | None = None, mandate_s: int = DEFAULT_MANDATE_S
+    path: Path, *, port: int = 0, issuer: str | None = None, mandate_s: int = DEFAULT_MANDATE_S, laid: bool = True
 ) -> AsyncIterator[Running]:
-    """Serve the authority in `path`/authority from this event loop. Port 0 is any free one."""
+    """Serve the authority in `path`/authority from this event loop. Port 0 is any free one.
+
+    `laid` False: nothing is put there for it, and it makes a file by itself.
+    """
     data = DataDir(path / "authority")
-    await DATABASES.lay(data)
-    url = DATABASES.url(data)
+    if laid:
+        await DATABASES.lay(data)
+    url = DATABASES.url(data) if laid else None
     settings = AuthoritySettings(data, port=port, issuer=issuer, mandate_s=mandate_s, database_url=url)
     async with (
         serve_authority(settings) as (authority, url),

@@ -99,7 +99,7 @@ async def test_each_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
             data,
             COUNTERMAND_API_KEY=server.data.replica_key.read_text().strip(),
         )
-        assert (wrong_key.returncode, wrong_key.stderr) == (4, "countermand: this needs the role administrator\n")
+        assert (wrong_key.returncode, wrong_key.stderr) == (4, "countermand: this needs the role operator\n")
         bad_reason = await in_a_thread(
             "revoke", "session", await open_session(server, "x"), "--reason", "a\nb", "--data-dir", data
         )

@@ -24,7 +24,7 @@ NOBODY: Final = 65_534
 
 async def _refused(path: Path) -> str:
     with pytest.raises(DataError) as refused:
-        async with authority_running(path):
+        async with authority_running(path, laid=False):
             pass
     return str(refused.value)
 
@@ -124,7 +124,7 @@ async def test_a_port_that_is_taken_is_refused_before_the_directory_is_touched(
 ) -> None:
     port = int(running.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="cannot be listened on"):
-        async with authority_running(tmp_path / "other", port=port):
+        async with authority_running(tmp_path / "other", port=port, laid=False):
             pass
     assert not (tmp_path / "other").exists()
 

@@ -75,6 +75,7 @@ async def test_a_commit_that_fails_leaves_no_entry_and_the_session_as_it_was(
 
 
 _BEGUN = {"sqlite": "BEGIN IMMEDIATE", "postgres": "SELECT set_config('synchronous_commit', %(durable)s,"}
+_LINED_UP = {"sqlite": [], "postgres": ["SELECT pg_advisory_xact_lock(ordered.number) AS"]}
 _COUNTED = {
     "sqlite": ["WITH looked_at AS"],
     "postgres": [
@@ -93,6 +94,7 @@ _APPENDED = {
 
 async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms, database_kind: databases.Kind) -> None:
     session = await rooms.session()
+    await rooms.service.revoking.confirm()  # witnesses are asked once
     statements: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
@@ -104,6 +106,7 @@ async def test_the_head_is_locked_last_of_all_in_a_revocation(rooms: Rooms, data
     event.remove(engine, "before_cursor_execute", note)
     assert statements == [
         _BEGUN[database_kind],
+        *_LINED_UP[database_kind],
         "SELECT anchors.number, anchors.id,",
         "SELECT heartbeat.at_ms FROM",
         *_COUNTED[database_kind],

@@ -34,7 +34,7 @@ def forged(candidate: Candidate) -> Candidate:
 
 BAD_CHECKPOINTS: dict[str, Callable[[Signer], bytes]] = {
     "bad_signature": lambda signer: tampered(signer.checkpoint(now().wall_ms)),
-    "malformed_record": lambda _: b"\x01nonsense",
+    "malformed_record": lambda _: b"\x02nonsense",
     "unknown_version": lambda signer: tampered(signer.checkpoint(now().wall_ms), 0),
     "wrong_log": lambda _: Signer(OTHER_LOG_ID).checkpoint(now().wall_ms),
     "unknown_key": lambda _: Signer(key=OTHER_KEY).checkpoint(now().wall_ms),

@@ -8,9 +8,9 @@ from countermand.errors import (
     ForkError,
     GenerationError,
     LogError,
-    MalformedError,
     RollbackError,
     UnknownKeyError,
+    UnknownVersionError,
     WrongLogError,
 )
 from countermand.log.anchor import EVERYONE, Kind, Rev
@@ -182,14 +182,14 @@ def test_a_succession_by_a_foreign_key_of_another_log_or_for_another_purpose_is_
     state = followed(SIGNER)
     refuses(state, SUCCESSION.sign(OTHER_KEY), UnknownKeyError)
     refuses(state, Signer(OTHER_LOG_ID).succession().sign(KEY), WrongLogError)
-    refuses(state, SIGNER.checkpoint(), MalformedError)
+    refuses(state, SIGNER.checkpoint(), UnknownVersionError)
     body = SUCCESSION.sign(KEY)[:-64]
     for context in (b"", b"countermand checkpoint v1\n", b"countermand snapshot v1\n"):
         refuses(state, body + KEY.sign(context + body), BadSignatureError)
 
 
 def test_a_succession_is_no_checkpoint() -> None:
-    with pytest.raises(MalformedError):
+    with pytest.raises(UnknownVersionError):
         followed(SIGNER).accept(SUCCESSION.sign(KEY), NOW)
 
 
