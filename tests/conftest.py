@@ -16,7 +16,6 @@ ON_BOTH: Final = frozenset(
     f"test_{name}"
     for name in (
         "access",
-        "admin_api",
         "authority_keys",
         "cascade",
         "concurrent_writers",
@@ -29,7 +28,6 @@ ON_BOTH: Final = frozenset(
         "migrations",
         "narrowing",
         "reach",
-        "relay",
         "tree_machine",
     )
 )
