@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from countermand.authority import database as database_module
@@ -228,9 +229,9 @@ async def test_a_checkpoint_waits_for_no_crowd_of_exchanges(primary: Primary) ->
     await asyncio.gather(*crowd)
 
 
-def _waits(held: object) -> bool:
+def _waits(held: psycopg.Connection) -> bool:
     statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    return bool(held.execute(statement).fetchone()[0])  # type: ignore[attr-defined]
+    return held.execute(statement).fetchone() != (0,)
 
 
 def _is_synchronous(server: PostgresServer) -> bool:

@@ -40,7 +40,7 @@ class Turn:
         try:
             async with asyncio.timeout(within_s):
                 await place
-        except BaseException:
+        except BaseException:  # a cancellation too: no place may be lost
             if place.cancelled():
                 queue.remove(place)
             else:
