@@ -6,12 +6,14 @@ time is covered by it. Source: docs/protocol.md, "Checkpoint".
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import database as database_module
 from countermand.authority import postgres as postgres_module
@@ -102,6 +104,29 @@ async def test_a_client_that_stands_still_with_the_head_in_its_hands_is_thrown_o
     stalling.cancel()
     with suppress(asyncio.CancelledError, AuthorityError):
         await stalling
+
+
+async def test_who_stands_still_before_the_last_step_of_a_change_holds_nobody_up(
+    primary: Primary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, other = await primary.session(), await primary.session()
+    append, stalled, go = primary.database.append, asyncio.Event(), asyncio.Event()
+
+    async def stall(connection: AsyncConnection, columns: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+        stalled.set()
+        await go.wait()
+        return await append(connection, columns)
+
+    monkeypatch.setattr(primary.database, "append", stall)
+    stalling = asyncio.create_task(primary.revoke(stopped))
+    await stalled.wait()
+    monkeypatch.setattr(primary.database, "append", append)
+    async with asyncio.timeout(1.5):
+        await primary.revoke(other)
+        await primary.service.opening.create_application("beside it")
+    assert not stalling.done()
+    go.set()
+    await stalling
 
 
 @pytest.mark.parametrize("ahead_ms", [1_500, -1_500])

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.access import Access
+from countermand.authority.appending import Appended, Draft, append, entry_row
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
-from countermand.authority.ledger import Appended, Draft, Head, Ledger, _row
+from countermand.authority.ledger import Head, Ledger
 from countermand.authority.minting import Policy
 from countermand.authority.model import Session, SubjectType
 from countermand.authority.reader import LedgerReader
@@ -99,7 +100,8 @@ class Rooms:
         reason: str = "",
     ) -> None:
         """Append such revocations in a transaction of the caller's, as its last step."""
-        await self.ledger.append(connection, [self.draft(expires_at_ms, reason) for _ in range(count)])
+        drafts = [self.draft(expires_at_ms, reason) for _ in range(count)]
+        await append(self.database, connection, drafts, self.clock.wall_ms)
 
     def draft(self, expires_at_ms: int | None = LATER_MS, reason: str = "") -> Draft:
         """Return the revocation of a session that never was."""
@@ -113,7 +115,7 @@ class Rooms:
             link, rows = head.link, []
             for seq in range(head.seq + 1, head.seq + 1 + count):
                 entry = self.draft().at(Rev(head.generation, seq))
-                rows.append(_row(Appended(entry, Candidate(seq, link, entry.to_bytes()))))
+                rows.append(entry_row(Appended(entry, Candidate(seq, link, entry.to_bytes()))))
                 link = rows[-1]["link"]
             await connection.execute(insert(tables.entries), rows)
             await connection.execute(update(tables.head).values(seq=head.seq + count, link=link))

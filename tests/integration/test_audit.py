@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.actor import arrive, identify
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.model import Role, SubjectType
 from countermand.authority.trail import MAX_PAGE
-from countermand.errors import AuditError, BadSignatureError, NotFoundError, UnknownKeyError
+from countermand.errors import AuditError, BadSignatureError, DataError, NotFoundError, UnknownKeyError
 from countermand.log.anchor import Kind
 from countermand.log.audit import AuditEnd, AuditProof, AuditRow, ChainedRow, Seal, audit_genesis, next_audit_link
 from countermand.log.chain import LogId
@@ -471,3 +472,24 @@ async def test_the_last_page_has_the_newest_checkpoint_that_nobody_kept(rooms: R
     assert [seal.number for seal in page.seals] == [3, 4]
     assert (await _proof(rooms, rooms.pin)).sealed is not None
     assert (await rooms.service.trail.page(4, 100)).seals == []
+
+
+@pytest.mark.parametrize("revoking", [False, True], ids=["", "a revocation comes between"])
+@pytest.mark.parametrize("removing", [False, True], ids=["changed", "removed"])
+async def test_an_audit_that_is_rewritten_beneath_a_running_authority_is_signed_no_more(
+    rooms: Rooms, *, removing: bool, revoking: bool
+) -> None:
+    """Its chain holds again, as whoever may write to the database can make it."""
+    sessions = [await rooms.session(subject=f"s{number}") for number in range(2)]
+    await rooms.heartbeat.sign()
+    last = (await rooms.service.trail.page(0, MAX_PAGE)).rows[-1].row.number
+    async with writing(rooms.database) as connection:
+        if removing:
+            await connection.execute(delete(tables.audit).where(ROW.number == last))
+        else:
+            await connection.execute(update(tables.audit).where(ROW.number == 2).values(target="ses_another"))
+        await _rechain(connection)
+    if revoking:
+        await rooms.service.revoking.revoke(Kind.SESSION, sessions[0].id)
+    with pytest.raises(DataError, match=f"row {last} of the audit is gone, or another than was signed"):
+        await rooms.heartbeat.sign()

@@ -220,7 +220,7 @@ async def test_a_token_that_is_not_ours_or_not_whole_is_not_exchanged(family: Fa
         (mint(fresh, stranger), UnknownTokenKeyError),
         (mint(replace(fresh, issuer="https://other.example"), ours), WrongIssuerError),
         (mint(replace(fresh, expires_at_s=now_s - 11, issued_at_s=now_s - 900), ours), ExpiredTokenError),
-        (mint(fresh, ours), NotFoundError),
+        (mint(fresh, ours), ForbiddenError),
     ]
     for token, refusal in cases:
         with pytest.raises(refusal):

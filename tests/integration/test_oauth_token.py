@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from countermand.errors import BusyError, ClockError, CountermandError, DataError
-from countermand.log.anchor import Kind
+from countermand.log.anchor import Kind, own_id
 from countermand.tokens.mandate import Mandate, parse_mandate, verify
 from countermand.transport.http import open_client
 from countermand.wiring import system_clock
@@ -197,6 +197,30 @@ async def test_a_revoked_token_and_whatever_it_was_exchanged_for_is_not_exchange
     for token in (agent, again):
         refused_by_oauth(await fleet.desk.ask(token), 400, "invalid_request")
     assert await fleet.at_agent(), "the session's mandate is good for another"
+
+
+async def test_who_is_no_party_to_an_exchange_hears_the_same_whatever_exists_and_stands(
+    shared: Running, fleet: Fleet
+) -> None:
+    """A token that was stolen, and ids that were guessed, tell a stranger nothing."""
+    stranger = await new_client(fleet.admin, fleet.desk.http)
+    revoked, standing = await fleet.at_agent(), await fleet.at_agent()
+    await fleet.admin.revoke("token", _read(shared, revoked).token_id or "")
+    await fleet.admin.revoke("agent", fleet.agents[2])
+    heard = set()
+    for token in (standing, revoked):
+        for named in (
+            {},
+            {"agent_session_id": fleet.agents[0]},
+            {"agent_session_id": fleet.agents[2]},
+            {"agent_session_id": own_id(Kind.AGENT, bytes(16))},
+            {"delegation_edge_id": fleet.edges[0]},
+            {"delegation_edge_id": fleet.edges[1]},
+            {"delegation_edge_id": own_id(Kind.DELEGATION, bytes(16))},
+            {"delegation_edge_id": fleet.edges[0], "agent_session_id": fleet.agents[0]},
+        ):
+            heard.add(refused_by_oauth(await stranger.ask(token, **named), 400, "unauthorized_client"))
+    assert len(heard) == 1, heard
 
 
 @pytest.mark.parametrize("target", ["subject", "application"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
+from countermand.authority.appending import Act, Draft, Step, _append, append, audit_end
 from countermand.authority.heartbeat import LEASE_MS
-from countermand.authority.ledger import Draft, Ledger
+from countermand.authority.ledger import Ledger
 from countermand.authority.postgres import _WRITERS as PLACES
 from countermand.authority.postgres import PostgresDatabase
 from countermand.errors import BusyError, ConfigurationError, CountermandError, UnconfirmedError
@@ -136,7 +137,7 @@ async def test_a_server_that_is_restarted_is_used_again(own_server: PostgresServ
         ledger = await Ledger.open(database, bytes(16))
         draft = Draft(kind=Kind.SESSION, id=own_id(Kind.SESSION, bytes(16)), at_ms=NOW_MS, expires_at_ms=None)
         for _ in range(3):
-            await database.write(lambda connection: ledger.append(connection, [draft]))
+            await database.write(lambda connection: append(database, connection, [draft], NOW_MS))
             own_server.restart()
         assert await ledger.count() == 3
     finally:
@@ -154,18 +155,39 @@ async def test_callers_of_a_frozen_server_hear_of_it_in_time_and_it_goes_on_afte
         ledger = await Ledger.open(database, bytes(16))
         draft = Draft(kind=Kind.SESSION, id=own_id(Kind.SESSION, bytes(16)), at_ms=NOW_MS, expires_at_ms=None)
 
-        async def append() -> None:
-            await database.write(lambda connection: ledger.append(connection, [draft]))
+        async def write() -> None:
+            await database.write(lambda connection: append(database, connection, [draft], NOW_MS))
 
         with own_server.frozen():
             async with asyncio.timeout(5):
-                heard = await asyncio.gather(*(append() for _ in range(12)), return_exceptions=True)
+                heard = await asyncio.gather(*(write() for _ in range(12)), return_exceptions=True)
         assert all(isinstance(error, BusyError | UnconfirmedError) for error in heard)
         assert any(isinstance(error, UnconfirmedError) for error in heard)
         await until(lambda: not database._writing, "what had begun has ended")
         before = await ledger.count()
-        await append()
+        await write()
         assert await ledger.count() == before + 1
+    finally:
+        await database.close()
+
+
+async def test_who_reads_from_a_frozen_server_hears_of_it_in_time_and_its_connection_is_not_lost(
+    own_server: PostgresServer,
+) -> None:
+    database = PostgresDatabase(own_server.url())
+    try:
+        await database.migrate()
+        ledger = await Ledger.open(database, bytes(16))
+
+        async def read(within_s: float) -> int:
+            async with database.read(within_s) as connection:
+                return (await ledger.head(connection)).rev.seq
+
+        with own_server.frozen():
+            async with asyncio.timeout(20):
+                heard = await asyncio.gather(*(read(0.3) for _ in range(12)), return_exceptions=True)
+        assert [type(error) for error in heard] == [BusyError] * 12
+        assert await asyncio.gather(*(read(10) for _ in range(12))) == [0] * 12
     finally:
         await database.close()
 
@@ -262,23 +284,39 @@ def _id(kind: Kind) -> str:
 
 
 async def test_the_databases_own_step_makes_byte_for_byte_what_ours_makes_step_by_step(rooms: Rooms) -> None:
-    drafts = _drafts()
+    drafts, act = _drafts(), Act("session.open", "é", "https://idp.example/é", "ключ 鍵 🔑 '\\'' %s")
     assert {draft.kind for draft in drafts} == set(Kind)
+    ways: list[Callable[[AsyncConnection, Sequence[Step]], Awaitable[object]]] = [
+        lambda connection, steps: append(rooms.database, connection, steps, NOW_MS),
+        lambda connection, steps: _append(connection, steps, NOW_MS),
+    ]
     await rooms.append(2)
-    made = []
-    for append in (rooms.ledger.append, rooms.ledger._append):
-        head = await rooms.head()
-        appended = await rooms.database.write(lambda connection, append=append: append(connection, drafts))  # type: ignore[misc]
-        async with rooms.database.read() as connection:
-            query = select(tables.entries).where(tables.entries.c.seq > head.rev.seq).order_by(tables.entries.c.seq)
-            rows = [dict(row._mapping) for row in await connection.execute(query)]
-            ends = await rooms.ledger.head(connection)
-        made.append((appended, rows, ends))
-        async with rooms.database._begun(rooms.database._writer) as connection:
-            await connection.execute(tables.entries.delete().where(tables.entries.c.seq > head.rev.seq))
-            await connection.execute(update(tables.head).values(seq=head.rev.seq, link=head.link))
-    assert len(made[0][1]) == len(drafts)
-    assert made[0] == made[1]
+    tried: list[list[Step]] = [[act, *drafts, act], [act, act], [*drafts]]
+    for steps in tried:
+        made = [await _undone(rooms, steps, way) for way in ways]
+        assert made[0] == made[1]
+        assert len(made[0][1]) == len([step for step in steps if isinstance(step, Draft)])
+        assert len(made[0][2]) == len(steps)
+
+
+async def _undone(
+    rooms: Rooms, steps: Sequence[Step], way: Callable[[AsyncConnection, Sequence[Step]], Awaitable[object]]
+) -> tuple[Any, ...]:
+    """Append in one of the ways; return what was returned and written, and take it back."""
+    async with rooms.database.read() as connection:
+        head, end = await rooms.ledger.head(connection), await audit_end(connection)
+    returned = await rooms.database.write(lambda connection: way(connection, steps))
+    news = (tables.entries.c.seq > head.rev.seq, tables.audit.c.number > end.number)
+    async with rooms.database.read() as connection:
+        entries = [tuple(row) for row in await connection.execute(select(tables.entries).where(news[0]))]
+        rows = [tuple(row) for row in await connection.execute(select(tables.audit).where(news[1]))]
+        ends = await rooms.ledger.head(connection), await audit_end(connection)
+    async with rooms.database._begun(rooms.database._writer) as connection:
+        await connection.execute(tables.entries.delete().where(news[0]))
+        await connection.execute(tables.audit.delete().where(news[1]))
+        await connection.execute(update(tables.head).values(seq=head.rev.seq, link=head.link))
+        await connection.execute(update(tables.audit_head).values(number=end.number, link=end.link))
+    return returned, sorted(entries), sorted(rows), ends
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["it stops beating", "it has no Redis"])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from countermand.authority.appending import Draft
 from countermand.authority.heartbeat import Change
-from countermand.authority.ledger import Draft
 from countermand.log.anchor import Anchor, Kind
 from countermand.log.entry import Entry
 from countermand.log.wire import flat_id

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.actor import identify
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.checks import check_life, check_name, check_reason
 from countermand.authority.database import WAIT_S, Database
 from countermand.authority.lineage import read_row

@@ -19,7 +19,8 @@ from sqlalchemy import delete, exists, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.database import Database
 from countermand.authority.ledger import DAY_MS
 from countermand.errors import AuthorityError, ConfigurationError

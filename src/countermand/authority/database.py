@@ -26,6 +26,8 @@ WAIT_S: Final = 5.0
 """How long a transaction may wait for its turn before its caller hears that the authority is busy."""
 ANSWER_S: Final = 5.0
 """How long a write may take that has begun, before its caller hears that nobody knows what becomes of it."""
+READ_S: Final = 60.0
+"""How long may be read at the most: what is in force, a million entries, takes a few."""
 ATTEMPTS: Final = 4
 """How often a write is tried that the database has ended in favour of another."""
 
@@ -75,10 +77,16 @@ class Database(ABC):
         return await task
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction that reads one moment of the database."""
-        async with self._begun(self._reader) as connection:
-            yield connection
+    async def read(self, within_s: float | None = READ_S) -> AsyncIterator[AsyncConnection]:
+        """One transaction that reads one moment of the database, and is given up in time: servers may stand still."""
+        time = asyncio.timeout(within_s)
+        try:
+            async with time, self._begun(self._reader) as connection:
+                yield connection
+        except TimeoutError:
+            if not time.expired():
+                raise
+            raise BusyError("the authority's database does not answer") from None
 
     @asynccontextmanager
     @abstractmethod
@@ -121,9 +129,9 @@ class Database(ABC):
 
     @abstractmethod
     async def append(self, connection: AsyncConnection, columns: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
-        """Append entries in one step of the database's own, and commit; None where it has no such step.
+        """Append what was done in one step of the database's own, and commit; None where it has no such step.
 
-        Migration 0003 says what it takes and gives.
+        Migration 0009 says what it takes and gives.
         """
 
     async def close(self) -> None:

@@ -21,13 +21,13 @@ from sqlalchemy import case, false, null, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import audit, tables
-from countermand.authority.audit import Act
+from countermand.authority.appending import Appended, Step, append, audit_end
 from countermand.authority.database import Database
 from countermand.authority.keys import Keys
-from countermand.authority.ledger import Appended, Draft, Head, Ledger
+from countermand.authority.ledger import Head, Ledger
 from countermand.authority.witnesses import Witnesses
 from countermand.errors import AuthorityError, ClockError, DataError, DisputedError, UnconfirmedError
-from countermand.log.anchor import Kind, Rev
+from countermand.log.anchor import Rev
 from countermand.log.audit import AuditEnd
 from countermand.log.checkpoint import Checkpoint
 from countermand.log.entry import Entry
@@ -58,13 +58,10 @@ class SignedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[_T]):
-    """What a transaction wants appended, and what its caller is answered once the entries have their numbers.
-
-    Each entry makes a row of the audit, in the same transaction.
-    """
+    """What a transaction wants appended, and what its caller is answered once the entries have their numbers."""
 
     answer: Callable[[Sequence[Entry]], _T]
-    drafts: Sequence[Draft] = ()
+    steps: Sequence[Step] = ()
 
     @classmethod
     def none(cls, answer: _T) -> Self:
@@ -112,6 +109,7 @@ class Heartbeat:
         self.leads = False
         self._last_signed: Instant | None = None
         self._newest: SignedCheckpoint | None = None
+        self._beaten: _Beat | None = None  # what the last heartbeat has seen
         self._sealed = 0  # up to which row of the audit a kept checkpoint signs, when last seen
         self._wanted = asyncio.Event()
         self._came = asyncio.Event()
@@ -168,7 +166,7 @@ class Heartbeat:
         if highest is not None:
             await self._require_own(highest)
         beat = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
-        self._sealed = beat.sealed
+        self._sealed, self._beaten = beat.sealed, beat
         return self._signed(beat.head, beat.audited, now)
 
     async def commit(
@@ -184,11 +182,10 @@ class Heartbeat:
 
         async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended], AuditEnd | None]:
             change = await work(connection)
-            if not change.drafts:
+            if not change.steps:
                 await self._database.confirm(connection)  # what others have committed is read, and may be unconfirmed
                 return change.answer(()), (), None
-            audited = await self._record(connection, change.drafts)
-            appended = await self._ledger.append(connection, change.drafts)
+            appended, audited = await append(self._database, connection, change.steps, now.wall_ms)
             return change.answer([one.entry for one in appended]), appended, audited
 
         now, highest = self._clock(), self._highest
@@ -199,20 +196,13 @@ class Heartbeat:
             raise
         finally:
             self._complain_after(now)
-        if audited is not None:
+        if audited is not None and appended:
             if highest is not None and appended[0].entry.rev <= highest.checkpoint.rev:
                 self.sign_soon()  # which finds out, and makes it known
                 raise DisputedError
             self._ledger.remember([one.candidate for one in appended])
             self._sign_appended(appended[-1], audited, now)
         return answer
-
-    async def _record(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> AuditEnd:
-        """Add to the audit what is about to be appended: all who append hold its lock, so the numbers stand."""
-        end = await audit.lock(connection)
-        seq = (await self._ledger.head(connection)).rev.seq
-        acts = [_act(draft, seq + place) for place, draft in enumerate(drafts, 1)]
-        return await audit.record(connection, end, acts, drafts[0].at_ms)
 
     def _complain_after(self, began: Instant) -> None:
         """Raise the alarm where a revocation took long; once in a while, for all that did."""
@@ -259,7 +249,9 @@ class Heartbeat:
         values = update(tables.heartbeat).values(at_ms=later, relay=leader, relay_at_ms=led_at_ms)
         self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
         head = (await self._ledger.head(connection)).require_undisputed()
-        audited = await audit.end_of(connection)
+        audited = await audit_end(connection)
+        if (before := self._beaten) is not None and before.head.rev.generation == head.rev.generation:
+            await audit.require_unchanged(connection, before.audited)
         await self._keys.look(connection)
         self._compare(await self._database.clock_ms(connection), now)
         return _Beat(head, audited, await self._seal(connection))
@@ -311,12 +303,6 @@ class Heartbeat:
                 await self._wanted.wait()
         except TimeoutError:
             return
-
-
-def _act(draft: Draft, seq: int) -> Act:
-    """Return what entry `seq` is in the audit."""
-    action = "cutoff.create" if draft.kind is Kind.CUTOFF else f"{draft.kind.text}.revoke"
-    return Act(action, draft.id, draft.issuer, draft.reason, seq)
 
 
 def _order(signed: SignedCheckpoint) -> tuple[Rev, int]:

@@ -1,23 +1,23 @@
 """The ledger: the append-only, gapless, hash-chained record of revocations, written in the revoking transaction.
 
-The one head row is locked last of all in a transaction and gives the next number; so the order of numbers is the order
-of commits, and there is no gap. Source: docs/protocol.md, "Chain".
+How it grows is in `appending`. Source: docs/protocol.md, "Chain".
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import and_, case, func, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority import audit, tables
+from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.errors import DataError, DisputedError
 from countermand.log.anchor import EVERYONE, Anchors, Kind, Rev
+from countermand.log.audit import audit_genesis
 from countermand.log.chain import Candidate, LogId, genesis
-from countermand.log.entry import REV_AT, Entry
+from countermand.log.entry import Entry
 from countermand.log.revoked import RevokedSet
 from countermand.log.state import CLOCK_TOLERANCE_MS, FIRST_GENERATION
 from countermand.log.succession import Succession
@@ -26,7 +26,6 @@ from countermand.tokens.mandate import LEEWAY_S
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
-_ANYWHERE: Final = Rev(FIRST_GENERATION, 1)
 PAGE: Final = 1_000
 """Entries read at a time: some 300 KB."""
 
@@ -46,54 +45,18 @@ class Head:
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """An entry that is to be appended. Its number and its place in the chain come with the commit.
-
-    Raises:
-        MalformedError: an id or a reason that the ledger may not hold.
-    """
-
-    kind: Kind
-    id: str
-    at_ms: int
-    expires_at_ms: int | None
-    reason: str = ""
-    issuer: str = ""
-    issued_before_ms: int | None = None
-
-    def __post_init__(self) -> None:
-        self.at(_ANYWHERE).to_bytes()
-
-    def at(self, rev: Rev) -> Entry:
-        """Return it as the entry that stands there."""
-        return Entry(
-            rev.generation,
-            rev.seq,
-            self.kind,
-            self.id,
-            self.at_ms,
-            self.reason,
-            self.issuer,
-            self.issued_before_ms,
-            self.expires_at_ms,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """A new entry, and as what it travels."""
-
-    entry: Entry
-    candidate: Candidate
-
-
 @dataclass(frozen=True, slots=True)
 class Bound:
     """All cutoffs for one target: what was opened before entry `seq`, or at `before_ms` or earlier, has ended."""
 
     seq: int
     before_ms: int
+
+
+async def read_head(connection: AsyncConnection) -> Head:
+    """Return where the ledger ends, as the transaction of `connection` sees it."""
+    row = (await connection.execute(select(tables.head))).one()
+    return Head(Rev(row.generation, row.seq), row.link, row.disputed_at_ms is not None)
 
 
 def retention_ms(longest_mandate_s: int, leeway_s: int) -> int:
@@ -129,9 +92,8 @@ class Ledger:
         return await database.write(work, alone=True)
 
     async def head(self, connection: AsyncConnection) -> Head:
-        """Return where the ledger ends, as the transaction of `connection` sees it."""
-        row = (await connection.execute(select(tables.head))).one()
-        return Head(Rev(row.generation, row.seq), row.link, row.disputed_at_ms is not None)
+        """Return where the ledger ends, as `read_head` does."""
+        return await read_head(connection)
 
     async def succession(self, connection: AsyncConnection, generation: int) -> Succession | None:
         """Return how `generation` began; None for the first, and for one that did not."""
@@ -197,29 +159,6 @@ class Ledger:
         """Return when an entry made now may be forgotten: every mandate that it ends has expired by then."""
         longest_s: int = (await connection.execute(select(tables.log.c.longest_mandate_s))).scalar_one()
         return now_ms + retention_ms(longest_s, LEEWAY_S)
-
-    async def append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
-        """Append revocations in the caller's transaction, as its last step: nothing may be done in it afterwards."""
-        if not drafts:
-            return []
-        parts = [_parts(draft) for draft in drafts]
-        rows = await self._database.append(connection, [list(column) for column in zip(*parts, strict=True)])
-        if rows is None:
-            return await self._append(connection, drafts)
-        return [Appended(Entry.parse(data), Candidate(seq, previous, data)) for seq, previous, data in rows]
-
-    async def _append(self, connection: AsyncConnection, drafts: Sequence[Draft]) -> list[Appended]:
-        """Append step by step, where the whole database is ours until the commit."""
-        head = (await self.head(connection)).require_undisputed()
-        appended: list[Appended] = []
-        link = head.link
-        for seq, draft in enumerate(drafts, head.rev.seq + 1):
-            entry = draft.at(Rev(head.rev.generation, seq))
-            appended.append(Appended(entry, Candidate(seq, link, entry.to_bytes())))
-            link = appended[-1].candidate.link
-        await connection.execute(insert(tables.entries), [_row(one) for one in appended])
-        await connection.execute(update(tables.head).values(seq=appended[-1].entry.seq, link=link))
-        return appended
 
     def remember(self, committed: Iterable[Candidate]) -> None:
         """Keep the newest entries at hand: all who follow ask for them at once."""
@@ -308,42 +247,12 @@ class Ledger:
             return list((await connection.execute(query)).scalars())
 
 
-def _parts(draft: Draft) -> tuple[object, ...]:
-    """Return a draft as `append_entries` takes it: its bytes without generation and number, and what finds it."""
-    data = draft.at(_ANYWHERE).to_bytes()
-    return (
-        data[:REV_AT],
-        data[REV_AT + 16 :],
-        int(draft.kind),  # psycopg would write its name
-        draft.issuer,
-        draft.id,
-        draft.expires_at_ms,
-        draft.issued_before_ms,
-    )
-
-
-def _row(appended: Appended) -> dict[str, object]:
-    entry, candidate = appended.entry, appended.candidate
-    return {
-        "seq": entry.seq,
-        "generation": entry.generation,
-        "kind": entry.kind,
-        "issuer": entry.issuer,
-        "id": entry.id,
-        "expires_at_ms": entry.expires_at_ms,
-        "issued_before_ms": entry.issued_before_ms,
-        "previous": candidate.previous,
-        "link": candidate.link,
-        "data": candidate.entry,
-    }
-
-
 async def _begin(connection: AsyncConnection, log_id: LogId) -> None:
     link = genesis(log_id, FIRST_GENERATION)
     await connection.execute(insert(tables.log).values(only=1, log_id=log_id.raw, longest_mandate_s=0))
     await connection.execute(insert(tables.head).values(only=1, generation=FIRST_GENERATION, seq=0, link=link))
     await connection.execute(insert(tables.heartbeat).values(only=1, at_ms=0))
-    await audit.begin(connection, log_id)
+    await connection.execute(insert(tables.audit_head).values(only=1, number=0, link=audit_genesis(log_id)))
 
 
 async def _check_end(connection: AsyncConnection, ledger: Ledger) -> None:

@@ -11,7 +11,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.checks import check_authority
 from countermand.authority.database import Database
 from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
@@ -20,13 +21,17 @@ from countermand.authority.ledger import Ledger
 from countermand.authority.lineage import Lineage, Row, check_kind, find_grants, kept_ids, load
 from countermand.authority.model import IssuedMandate, SubjectType, TokenExchange
 from countermand.authority.own_session import add_own_session, find_own_session
-from countermand.errors import ConfigurationError, ForbiddenError, InvalidValueError, NotActiveError
+from countermand.errors import ConfigurationError, ForbiddenError, InvalidValueError, NotActiveError, NotFoundError
 from countermand.log.anchor import MAX_PATH, Anchor, Kind, Rev, own_id
 from countermand.log.freshness import Instant
 from countermand.tokens.jwks import KeySet
 from countermand.tokens.mandate import Mandate, MandateClaims, mint, parse_mandate, verify
 
 MAX_MANDATE_S: Final = 86_400
+_STRANGER: Final = (
+    "the application is no party to this exchange, or what is named does not exist: "
+    "it is for the application that will act, or that delegates to it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +184,8 @@ class Minting:
 
         Raises:
             TokenError: the exchanged token is no mandate of ours, or has expired.
-            NotFoundError, NotActiveError: something that is named or rested on does not exist, or has ended.
-            ForbiddenError: the mandate is not the application's to exchange, or stands for something else.
+            ForbiddenError: nothing that is named is the application's, whatever exists; or the mandate stands for else.
+            NotActiveError: it is revoked, or something that is named or rested on has ended.
             InvalidScopeError, InvalidTargetError: more is asked for than was given.
             InvalidValueError: a value that cannot stand in a mandate; too long a path.
         """
@@ -188,42 +193,35 @@ class Minting:
         now_ms = self._clock().wall_ms
         old = self.read(wanted.subject_token, now_ms)
         async with self._database.holding() as connection:
-            await self._require_unrevoked(connection, old, now_ms)
             authority = await self._authority(connection, client_id, old, wanted, now_ms)
         return self._mint(authority, now_ms)
-
-    async def _require_unrevoked(self, connection: AsyncConnection, old: Mandate, now_ms: int) -> None:
-        """Ask the ledger what a replica would be asked. Raises: NotActiveError."""
-        if await self._ledger.revoked_among(connection, old.all_anchors(), now_ms) is not None:
-            raise NotActiveError("the mandate is revoked")
 
     async def _authority(
         self, connection: AsyncConnection, client_id: str, old: Mandate, wanted: TokenExchange, now_ms: int
     ) -> _Authority:
         rev = (await self._ledger.head(connection)).require_undisputed().rev
-        lineage = await load(connection, _named(old, wanted))
-        holder = stands_for(old, lineage)
-        agent_id, delegation_id = _target(wanted, lineage, holder)
-        if agent_id is not None:
-            lineage |= await load(connection, [agent_id])
-        basis = basis_of(lineage, session_id=old.session_id or "", agent_id=agent_id, delegation_id=delegation_id)
-        agent = lineage[agent_id] if agent_id else None
-        acting_id = (agent or basis.session).application_id
-        giver_id = lineage[wanted.delegation_id].application_id if wanted.delegation_id else None
-        if client_id not in {acting_id, giver_id}:
-            raise ForbiddenError("a mandate is exchanged by the application that will act, or that delegates to it")
-        if holder not in basis.holders:
+        lineage, basis, agent = await _party(connection, client_id, old, wanted)
+        await self._require_unrevoked(connection, old, now_ms)
+        if agent is not None and wanted.agent_id not in {None, agent.id}:
+            raise InvalidValueError("the delegation was made to another agent")
+        if stands_for(old, lineage) not in basis.holders:
             raise ForbiddenError("what is asked for does not have its authority from this mandate")
         await lineage.require_standing(connection, self._ledger, now_ms)
         limits = [basis.edge] if basis.edge else []
         if not limits:
-            limits = await find_grants(connection, basis.session.subject, acting_id, now_ms)
+            acting = agent or basis.session
+            limits = await find_grants(connection, basis.session.subject, acting.application_id, now_ms)
         limit = covering(limits, wanted.scopes, wanted.audience, old.scopes)
         given = set(limit.scopes or ()) & old.scopes
         scopes = tuple(sorted(given if wanted.scopes is None else set(wanted.scopes)))
         key_id = await mandate_key_id(connection)
         rests_on = lineage | Lineage([limit])
         return _Authority(rests_on, basis, agent, rev, scopes, wanted.audience, key_id, old.anchors.path)
+
+    async def _require_unrevoked(self, connection: AsyncConnection, old: Mandate, now_ms: int) -> None:
+        """Ask the ledger what a replica would be asked. Raises: NotActiveError."""
+        if await self._ledger.revoked_among(connection, old.all_anchors(), now_ms) is not None:
+            raise NotActiveError("the mandate is revoked")
 
     def _mint(self, authority: _Authority, now_ms: int) -> IssuedMandate:
         basis, session = authority.basis, authority.basis.session
@@ -262,6 +260,29 @@ class Minting:
         )
 
 
+async def _party(
+    connection: AsyncConnection, client_id: str, old: Mandate, wanted: TokenExchange
+) -> tuple[Lineage, Basis, Row | None]:
+    """Return all that an exchange names and that rests on, and the agent that will act; the client is party to it.
+
+    Raises: ForbiddenError, the same for what is another's and for what does not exist.
+    """
+    stranger = ForbiddenError(_STRANGER)
+    try:
+        lineage = await load(connection, _named(old, wanted))
+        agent_id, delegation_id = _target(wanted, lineage, stands_for(old, lineage))
+        if agent_id is not None:
+            lineage |= await load(connection, [agent_id])
+    except NotFoundError:
+        raise stranger from None
+    basis = basis_of(lineage, session_id=old.session_id or "", agent_id=agent_id, delegation_id=delegation_id)
+    agent = lineage[agent_id] if agent_id else None
+    giver_id = lineage[wanted.delegation_id].application_id if wanted.delegation_id else None
+    if client_id not in {(agent or basis.session).application_id, giver_id}:
+        raise stranger
+    return lineage, basis, agent
+
+
 def _named(old: Mandate, wanted: TokenExchange) -> list[str]:
     """Return every id with a row that the exchange names: in the old mandate's path, or as what is asked for."""
     ids = kept_ids(old.anchors.path)
@@ -273,7 +294,10 @@ def _named(old: Mandate, wanted: TokenExchange) -> list[str]:
 
 
 def _target(wanted: TokenExchange, lineage: Lineage, holder: str) -> tuple[str | None, str | None]:
-    """Return the agent and the edge for which the new mandate is: those asked for, else the old one's."""
+    """Return the agent and the edge for which the new mandate is: those asked for, else the old one's.
+
+    With an edge it is the agent that has received it, whichever is asked for.
+    """
     agent_id, delegation_id = wanted.agent_id, wanted.delegation_id
     if agent_id is None and delegation_id is None:
         held = lineage[holder]
@@ -281,7 +305,4 @@ def _target(wanted: TokenExchange, lineage: Lineage, holder: str) -> tuple[str |
         delegation_id = held.id if held.kind is Kind.DELEGATION else None
     if delegation_id is None:
         return agent_id, None
-    receiver_id = lineage[delegation_id].target_id
-    if agent_id not in {None, receiver_id}:
-        raise InvalidValueError("the delegation was made to another agent")
-    return receiver_id, delegation_id
+    return lineage[delegation_id].target_id, delegation_id

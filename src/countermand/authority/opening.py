@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.checks import check_authority, check_depth, check_labels, check_life, check_name
 from countermand.authority.database import Database
 from countermand.authority.exchange import covering, own_edge

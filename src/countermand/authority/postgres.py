@@ -2,7 +2,8 @@
 
     1. A transaction that may write sets what it needs itself, whatever the role's or the database's defaults are: a
        durable commit, and time-outs, so that whoever stands still in the middle is thrown out within two seconds.
-    2. The head of the ledger is locked in the last round trip, which commits too: no client holds it while it thinks.
+    2. The heads of ledger and audit are locked in the last round trip, which commits too: no client holds one while it
+       thinks.
     3. A commit that warns was not confirmed by the synchronous standby. It is no success.
     4. What another process has appended is announced. That wakes us, and proves nothing.
 
@@ -35,7 +36,7 @@ from countermand.errors import (
 
 OLDEST: Final = 140_000
 CHANNEL: Final = "countermand"
-"""On which `append_entries` says where the ledger ends."""
+"""On which `append_changes` says where the ledger ends."""
 _WRITERS: Final = 8
 _READERS: Final = 8
 _TIMEOUT_MS: Final = 2_000
@@ -57,7 +58,7 @@ _ALIVE: Final[dict[str, str | int | None]] = {
 _AGAIN: Final = frozenset({"40001", "40P01"})  # a deadlock, in which another transaction was let through
 _BUSY: Final = frozenset({"53300", "55P03", "57014", "25P03", "25006"})
 _DISPUTED: Final = "CM001"
-"""What `append_entries` says where the head is disputed."""
+"""What `append_changes` says where the head is disputed."""
 _GONE: Final = ("08", "57P")
 
 _PREPARE: Final = text(
@@ -65,8 +66,9 @@ _PREPARE: Final = text(
     "set_config('statement_timeout', :timeout, true), set_config('idle_in_transaction_session_timeout', :timeout, true)"
 )
 _APPEND: Final = (
-    "SELECT * FROM append_entries"
-    "(%s::bytea[], %s::bytea[], %s::smallint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])"
+    "SELECT * FROM append_changes"
+    "(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[],"
+    " %s::bytea[], %s::bytea[], %s::smallint[], %s::bigint[], %s::bigint[])"
 )
 
 _T = TypeVar("_T")

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countermand.authority import audit, tables
-from countermand.authority.audit import Act
+from countermand.authority import tables
+from countermand.authority.appending import Act, Draft, Step
 from countermand.authority.cascade import begin_cascades
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
-from countermand.authority.ledger import Draft, Head, Ledger
+from countermand.authority.ledger import Head, Ledger
 from countermand.authority.lineage import WORDS, Row
 from countermand.authority.model import Recovered, Seen
 from countermand.authority.witnesses import TELL_S, Testimony, Told
@@ -115,7 +115,7 @@ class Recovery:
 
     async def _find(self, heard: Sequence[Testimony], told: Sequence[Told]) -> _Found:
         pool = _Pool(told, self._witnesses.pin)
-        async with self._database.read() as connection:
+        async with self._database.read(within_s=None) as connection:
             head = await self._ledger.head(connection)
             kept = await self._witnesses.testimonies(connection)
             testimonies = list({one.witness: one for one in (*kept, *heard)}.values())
@@ -189,14 +189,13 @@ class Recovery:
         return await self._ledger.find(connection, entry.kind, entry.id, entry.issuer) is not None
 
     async def _begin(self, connection: AsyncConnection, found: _Found, *, keep_sessions: bool) -> Change[None]:
-        """Mark what is revoked, then begin the generation, and say what is to be appended: in this order of locks."""
+        """Mark what is revoked, then lock the head and begin the generation; return what is to be appended to it."""
         now_ms = await self._ledger.time(connection, self._clock().wall_ms)
         for id_ in sorted({entry.id for entry in found.lost if entry.kind in WORDS and not entry.issuer}):
             await _mark(connection, id_, now_ms)
         expires_at_ms = await self._ledger.expiry(connection, now_ms)
-        drafts = [_again(entry, now_ms, expires_at_ms) for entry in found.lost]
-        end = await audit.lock(connection)  # before the ledger's head, as for all who append
-        await audit.record(connection, end, [Act("ledger.recover", str(self._ledger.log_id))], now_ms)
+        steps: list[Step] = [Act("ledger.recover", str(self._ledger.log_id))]
+        steps += [_again(entry, now_ms, expires_at_ms) for entry in found.lost]
         locked = (await connection.execute(select(tables.head).with_for_update())).one()
         if (Rev(locked.generation, locked.seq), locked.link) != (found.head.rev, found.head.link):
             raise BusyError("the ledger went on meanwhile: try again")
@@ -206,8 +205,8 @@ class Recovery:
         await connection.execute(delete(tables.testimonies))
         if not keep_sessions:
             reason = f"the ledger was recovered: generation {succession.rev.generation}"
-            drafts.append(Draft(kind=Kind.CUTOFF, id=EVERYONE, at_ms=now_ms, expires_at_ms=None, reason=reason))
-        return Change(lambda _entries: None, drafts)
+            steps.append(Draft(kind=Kind.CUTOFF, id=EVERYONE, at_ms=now_ms, expires_at_ms=None, reason=reason))
+        return Change(lambda _entries: None, steps)
 
 
 def _again(entry: Entry, now_ms: int, expires_at_ms: int) -> Draft:

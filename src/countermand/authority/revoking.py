@@ -11,12 +11,13 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act, Draft
+from countermand.authority.audit import Audit
 from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
-from countermand.authority.ledger import Draft, Ledger
+from countermand.authority.ledger import Ledger
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Purpose, Reach, Revocation
 from countermand.authority.rotation import Rotation

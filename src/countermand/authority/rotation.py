@@ -24,7 +24,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.audit import Act, Audit
+from countermand.authority.appending import Act
+from countermand.authority.audit import Audit
 from countermand.authority.checks import check_reason
 from countermand.authority.database import Database
 from countermand.authority.keys import Keys, PrivateKey, Register, generate, public_of, register_key

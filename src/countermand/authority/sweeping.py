@@ -13,11 +13,12 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
+from countermand.authority.appending import Draft
 from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of_many
 from countermand.authority.checks import check_filter, check_reason
 from countermand.authority.database import Database, line_up
 from countermand.authority.heartbeat import Change, Heartbeat
-from countermand.authority.ledger import Draft, Ledger
+from countermand.authority.ledger import Ledger
 from countermand.authority.lineage import Row
 from countermand.authority.listing import cursor_of, find_anchors, parse_cursor
 from countermand.authority.model import NOTHING, Filter, Reach, Sweep, SweepPreview

@@ -270,7 +270,7 @@ audit = Table(
     Column("request_id", Text, nullable=False),
     Column("link", LargeBinary, nullable=False),
 )
-# Locked by every change, after all else but the ledger's head.
+# Locked by every change, last of all.
 audit_head = Table(
     "audit_head",
     METADATA,

@@ -69,6 +69,8 @@ class AuditRow:
 _NUMBERS: Final = ("number", "at_ms", "seq")
 TEXTS: Final = tuple(field.name for field in fields(AuditRow) if field.name not in _NUMBERS)
 """The texts of a row, in the order of its bytes."""
+TEXTS_AT: Final = 1 + 8 * len(_NUMBERS)
+"""Where they begin, behind the version and the numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,40 +8,6 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-# As in 0003; and it appends nothing behind a head that is disputed.
-_APPEND_ENTRIES = r"""
-CREATE OR REPLACE FUNCTION append_entries(
-    befores bytea[], afters bytea[], kinds smallint[], issuers text[], ids text[],
-    expiries bigint[], cutoffs bigint[]
-) RETURNS TABLE (entry_seq bigint, entry_previous bytea, entry_data bytea)
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-DECLARE
-    last head%ROWTYPE;
-BEGIN
-    SELECT * INTO STRICT last FROM head FOR UPDATE;
-    IF last.disputed_at_ms IS NOT NULL THEN
-        RAISE EXCEPTION 'the head is disputed' USING ERRCODE = 'CM001';
-    END IF;
-    FOR i IN 1 .. cardinality(ids) LOOP
-        last.seq := last.seq + 1;
-        entry_seq := last.seq;
-        entry_previous := last.link;
-        entry_data := befores[i] || int8send(last.generation) || int8send(last.seq) || afters[i];
-        last.link := sha256('countermand link v1\012'::bytea || entry_previous || entry_data);
-        INSERT INTO entries (
-            seq, generation, kind, issuer, id, expires_at_ms, issued_before_ms, previous, link, data
-        ) VALUES (
-            last.seq, last.generation, kinds[i], issuers[i], ids[i], expiries[i], cutoffs[i],
-            entry_previous, last.link, entry_data
-        );
-        RETURN NEXT;
-    END LOOP;
-    UPDATE head SET seq = last.seq, link = last.link;
-    PERFORM pg_notify('countermand', last.seq::text);
-END
-$$
-"""
-
 
 def upgrade() -> None:
     op.add_column("head", sa.Column("disputed_at_ms", sa.BigInteger(), nullable=True))
@@ -61,5 +27,3 @@ def upgrade() -> None:
         sa.Column("heard_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("witness", name=op.f("pk_testimonies")),
     )
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(_APPEND_ENTRIES)
