@@ -73,7 +73,7 @@ class Revoking:
             if row.revoked_at_ms is not None:
                 return Change.none(await self._standing(connection, kind, id_))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            reach = await self._counted(connection, reach_of(connection, row.number, now_ms, ANSWERED))
+            reach = await self._counted(connection, lambda: reach_of(connection, row.number, now_ms, ANSWERED))
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascades(connection, [row.number])
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
@@ -151,8 +151,9 @@ class Revoking:
 
         async def work(connection: AsyncConnection) -> Change[Revocation]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            counting = _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
-            reach = await self._counted(connection, counting)
+            reach = await self._counted(
+                connection, lambda: _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
+            )
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
             draft = Draft(
                 kind=Kind.CUTOFF,
@@ -187,9 +188,9 @@ class Revoking:
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, COUNTED)
             return Preview((await self._ledger.head(connection)).rev.seq, reach)
 
-    async def _counted(self, connection: AsyncConnection, counting: Awaitable[Reach]) -> Reach:
+    async def _counted(self, connection: AsyncConnection, counting: Callable[[], Awaitable[Reach]]) -> Reach:
         """Return what is reached, or that this is not known: no revocation fails or waits for being counted."""
-        reach = await self._database.limited(connection, lambda: counting)
+        reach = await self._database.limited(connection, counting)
         return UNKNOWN if reach is None else reach
 
     def _place(self, kind: Kind, id_: str, issuer: str, *, bare: bool) -> tuple[str, bool]:
