@@ -19,7 +19,7 @@ demo: $(READY)
 
 # Two workers, a file to each at a time: what a test times may take what it takes on a machine that does something else
 test: $(READY) $(PUBLISHED_READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What everything costs, beside what it is compared with, in one table; minutes, and best on a machine at rest
 bench: $(READY) $(PUBLISHED_READY)

@@ -23,6 +23,8 @@ from countermand.transport.http import open_client
 TOOLS: Final = "https://tools.example"
 LATER_S: Final = 15.0
 """How long after its client has lost it a request may still be carried out."""
+FEWEST: Final = 100
+"""Mandates, for a race to tell anything."""
 SUBJECTS: Final = ("alice", "bob", "carol")
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
@@ -78,9 +80,10 @@ class Race:
     unanswered: list[Ended] = field(default_factory=list)  # cutoffs that may have been made
     entries: dict[int, str] = field(default_factory=dict)  # what was answered for each number of the ledger
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, seconds: float) -> None:
-        """Let the clients go on for as long, all at once."""
+        """Let the clients go on for as long, all at once; and until enough has happened to tell anything."""
         until_s = time.monotonic() + seconds
         headers = {"authorization": f"Bearer {self.settings.api_key}"}
         async with AsyncExitStack() as stack:
@@ -91,11 +94,17 @@ class Race:
             first = _Client(self, https[0], random.Random(self.seed))  # noqa: S311 - a seed, to see it again
             for _ in SUBJECTS:
                 await first.open_application()
+            self.begun.set()
             async with asyncio.TaskGroup() as clients:
                 for number in range(self.clients):
                     http = https[number % len(https)]
                     client = _Client(self, http, random.Random(self.seed + number))  # noqa: S311 - as above
                     clients.create_task(client.run(until_s))
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether too little was minted and revoked yet."""
+        return len(self.minted) < FEWEST or not any(self.must_be_rejected(mandate) for mandate in self.minted)
 
     def must_be_rejected(self, mandate: Minted) -> bool:
         """Whether something ended it, and that was answered."""
@@ -160,7 +169,7 @@ class _Client:
             (self.cut_off, 1),
         ]
         whats, weights = zip(*doings, strict=True)
-        while time.monotonic() < until_s:
+        while time.monotonic() < until_s or self._race.tells_nothing:
             (what,) = self._chance.choices(whats, weights)
             try:
                 await what()

@@ -24,7 +24,7 @@ from tests.running import PROOF, ServerProcess, until
 
 pytestmark = pytest.mark.anyio
 
-KILLS = 20 if PROOF else 4
+KILLS = 20 if PROOF else 2
 EACH = 10  # revocations between two kills, at the least
 WRITERS = 6
 SEED = 20_240

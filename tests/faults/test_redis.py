@@ -15,7 +15,7 @@ from tests.running import PROOF, ServerProcess, until
 
 pytestmark = pytest.mark.anyio
 
-KILLS = 200 if PROOF else 3
+KILLS = 200 if PROOF else 2
 SEED = 20_241
 
 
