@@ -11,7 +11,7 @@ Source: docs/protocol.md, "Succession"; docs/adr/0014.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,7 +27,7 @@ from countermand.errors import BadAnswerError, CountermandError, DisputedError, 
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import Checkpoint, Pin, claimed_rev, parse_checkpoint
 from countermand.log.freshness import Instant
-from countermand.log.ports import LogReader, LogWriter
+from countermand.log.ports import Batch, LogWriter
 
 WAIT_S: Final = 5.0
 """How long a start waits for a witness. One that comes later is still heard before anything is published over it."""
@@ -63,6 +63,18 @@ class Witness(Protocol):
         ...
 
 
+class LogHolder(Protocol):
+    """What reads a way on which the log was published, though nobody writes there now. Raises only TransportError."""
+
+    def held(self) -> AsyncGenerator[Batch, None]:
+        """Yield every entry and every succession that is there, and end."""
+        ...
+
+    def snapshot(self) -> AsyncGenerator[bytes, None]:
+        """See LogReader.snapshot."""
+        ...
+
+
 class LogWitness:
     """A way on which the log was published: it holds checkpoints, the entries of a day, and a snapshot below them."""
 
@@ -70,11 +82,11 @@ class LogWitness:
         self,
         name: str,
         open_writer: Callable[[], AbstractAsyncContextManager[LogWriter]],
-        reader: LogReader,
+        holder: LogHolder,
     ) -> None:
         self.name = name
         self._open_writer = open_writer
-        self._reader = reader
+        self._holder = holder
 
     async def furthest(self) -> Sequence[bytes]:
         """See Witness.furthest."""
@@ -84,19 +96,17 @@ class LogWitness:
     async def told(self) -> Told:
         """See Witness.told."""
         candidates: list[Candidate] = []
-        successions: list[bytes] = []
-        async with aclosing(self._reader.follow(0)) as batches:
+        successions: set[bytes] = set()
+        async with aclosing(self._holder.held()) as batches:
             async for batch in batches:
                 candidates += batch.candidates
-                successions += batch.successions
-                if not batch.has_more:
-                    break
+                successions.update(batch.successions)
         snapshot = bytearray()
         with suppress(BadAnswerError):  # there is none
-            async with aclosing(self._reader.snapshot()) as chunks:
+            async with aclosing(self._holder.snapshot()) as chunks:
                 async for chunk in chunks:
                     snapshot += chunk
-        return Told(candidates, successions, bytes(snapshot))
+        return Told(candidates, tuple(successions), bytes(snapshot))
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,21 @@ class RedisLog:
                 held = []
         raise UnreachableError("redis gives no checkpoint any more")
 
+    async def held(self) -> AsyncGenerator[Batch, None]:
+        """Yield every entry and every succession that is there, from the first on, and end.
+
+        Nobody need be writing: whoever asks may be the only writer, and have forgotten.
+
+        Raises: TransportError.
+        """
+        with our_errors():
+            async with self._url.open(self._keys.checkpoints) as client:
+                _leave_as_it_comes(client)
+                cursors = dict.fromkeys((self._keys.stream, self._keys.checkpoints), _BEGINNING)
+                while any(found := await self._read(client, cursors, block_ms=None)):
+                    messages, signed = found
+                    yield Batch(_candidates(messages), successions=tuple(dict.fromkeys(_successions(signed))))
+
     async def snapshot(self) -> AsyncGenerator[bytes, None]:
         """Yield the newest snapshot, header first. One that is replaced meanwhile does not hold.
 

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from countermand.enforce.decision import NOTHING_REQUIRED, Requirements
@@ -28,6 +28,9 @@ from countermand.settings import replica_credentials, replica_pin
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 from countermand.wiring.tasks import beside
+
+if TYPE_CHECKING:  # an extra
+    from countermand.transport.redis import RedisLog
 
 _OF_REDIS: Final = ("redis", "unix:")  # how its URLs begin; `redis_log` says which there are
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS's monotonic clock counts suspend
@@ -165,7 +168,7 @@ def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, 
     return log, parse_pin(pin)
 
 
-def redis_log(url: str) -> LogReader:
+def redis_log(url: str) -> "RedisLog":
     """Return the log that an authority publishes on the Redis at `url`. Raises: ConfigurationError."""
     try:
         from countermand.transport.redis import Keys, RedisLog  # noqa: PLC0415 - an extra

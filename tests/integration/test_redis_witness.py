@@ -1,0 +1,61 @@
+"""What a real Redis tells an authority that has forgotten: all that it holds, however long that is."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from countermand.authority.model import Purpose
+from countermand.authority.witnesses import LogWitness, Told
+from countermand.log.entry import Entry
+from countermand.transport.redis import RedisLog, open_writer
+from tests.integration.planes import KEYS, Plane, plane
+from tests.running import until
+
+pytestmark = pytest.mark.anyio
+
+
+async def told(running: Plane) -> Told:
+    """Ask as a start does, once all of the ledger is on Redis."""
+    head = await running.rooms.head()
+    await until(lambda: running.relay.published_seq == head.rev.seq, "all of it is published")
+    url = running.redis.url
+    return await LogWitness("redis", partial(open_writer, url, KEYS), RedisLog(url, KEYS)).told()
+
+
+def ids_of(told: Told) -> list[str]:
+    return [Entry.parse(candidate.entry).id for candidate in told.candidates]
+
+
+async def test_entries_are_told_whatever_keysets_lie_beside_them(tmp_path: Path) -> None:
+    async with plane(tmp_path, replicas=0) as running:
+        await running.rooms.service.rotation.rotate(Purpose.CHECKPOINT, force=True)
+        ids = await running.revoke(3)
+        assert ids_of(await told(running)) == ids
+
+
+async def test_a_stream_that_takes_longer_to_read_than_replicas_wait_for_a_checkpoint_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An authority that has forgotten signs none; and a million descendants may lie between two entries."""
+    async with plane(tmp_path, replicas=0) as running:
+        ids = await running.revoke()
+        with running.redis.client() as redis, redis.pipeline() as pipeline:
+            for number in range(5_000):
+                pipeline.xadd(KEYS.stream, {"session_id": f"below-{number}"})
+            pipeline.execute()
+        ids += await running.revoke()
+        await until(lambda: running.relay.published_seq == 2, "all of it is published")
+        running.rooms.heartbeat.close()
+        monkeypatch.setattr("countermand.transport.redis.PAGE", 10)
+        monkeypatch.setattr("countermand.transport.redis.QUIET_S", 0.05)
+        assert ids_of(await told(running)) == ids
+
+
+async def test_the_beginning_of_every_generation_is_told(tmp_path: Path) -> None:
+    """The way back from the third to the first leads through both."""
+    async with plane(tmp_path, replicas=0) as running:
+        for generation in (2, 3):
+            await running.rooms.service.recovery.recover(force=True)
+            await until(lambda: running.relay.published_seq == generation - 1, "the generation is published")  # noqa: B023
+        assert len({signed[:81] for signed in (await told(running)).successions}) == 2
