@@ -4,7 +4,9 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -13,9 +15,10 @@ from countermand.authority import tables
 from countermand.authority.model import Purpose, Session
 from countermand.authority.rotation import OVERLAP_MS
 from countermand.authority.witnesses import Told
-from countermand.errors import BusyError, InvalidValueError, NotActiveError, UnreachableError
+from countermand.errors import BusyError, DisputedError, InvalidValueError, NotActiveError, UnreachableError
 from countermand.log.anchor import EVERYONE, Anchor, Anchors, Kind, Rev, own_id
 from countermand.log.chain import Candidate
+from countermand.log.codec import MAX_MS
 from countermand.log.entry import Entry
 from countermand.log.ports import Batch
 from countermand.log.snapshot import SnapshotReader, make_snapshot
@@ -386,3 +389,64 @@ async def _follow(state: LogState, batches: AsyncGenerator[Batch, None], version
                 state.succeed(signed)
             if batch.checkpoints and state.pin.version == version:
                 return
+
+
+async def test_what_a_witness_has_forgotten_since_it_spoke_still_counts(tmp_path: Path) -> None:
+    """A Redis may lose its newest messages. What it proved before is kept."""
+    memory = Memory()
+    async with rooms_open(tmp_path) as old:
+        back_up(old.data, tmp_path / "backup.db")
+        await old.append(1)
+        await remembered(old, memory)
+        before = memory.checkpoints
+        await old.append(4)
+        await remembered(old, memory)
+    async with reopened(tmp_path, old, memory) as rooms:
+        await rooms.heartbeat.witnesses.compare()
+        memory.checkpoints, memory.holds = before, Told(memory.holds.candidates[:1])
+        with pytest.raises(InvalidValueError, match="5 entries"):
+            await rooms.service.recovery.recover(keep_sessions=True)
+        assert (await rooms.service.recovery.recover()).missing == 5
+        assert (await rooms.head()).rev == Rev(2, 5 + 1 + 1), "above all that was seen"
+
+
+async def test_a_witness_that_speaks_while_the_ledger_is_recovered_is_heard_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    async with rooms_open(tmp_path) as old:
+        back_up(old.data, tmp_path / "backup.db")
+        await old.append(1)
+        await remembered(old, memory)
+        await old.append(4)
+        last = (await old.heartbeat.sign()).signed
+    async with reopened(tmp_path, old, memory) as rooms:
+        commit = rooms.heartbeat.commit
+
+        async def commit_later(*given: Any, **named: Any) -> object:
+            with pytest.raises(DisputedError):
+                await rooms.heartbeat.witnesses.note_report("rep_1", last)
+            return await commit(*given, **named)
+
+        monkeypatch.setattr(rooms.heartbeat, "commit", commit_later)
+        with pytest.raises(BusyError, match="try again"):
+            await rooms.service.recovery.recover(keep_sessions=True)
+        monkeypatch.undo()
+        with pytest.raises(InvalidValueError, match="5 entries"):
+            await rooms.service.recovery.recover(keep_sessions=True)
+
+
+async def test_what_a_key_said_that_is_withdrawn_since_is_not_gone_by(rooms: Rooms) -> None:
+    """Its thief would have the next generation begin where no entry has a number any more."""
+    true, stolen = (await rooms.heartbeat.sign()).checkpoint, rooms.keys.checkpoint
+    made_up = replace(true, rev=Rev(MAX_MS - 2, MAX_MS), link=bytes(32)).sign(stolen)
+    with pytest.raises(DisputedError):
+        await rooms.heartbeat.witnesses.note_report("rep_1", made_up)
+    await rooms.service.rotation.withdraw_checkpoint_key(rooms.keys.checkpoint_id)
+
+    honest = replace(true, rev=Rev(1, 3), link=bytes(32)).sign(rooms.keys.checkpoint)
+    with pytest.raises(DisputedError):
+        await rooms.heartbeat.witnesses.note_report("rep_1", honest)
+    found = await rooms.service.recovery.recover()
+    assert [(one.generation, one.seq) for one in found.witnesses] == [(1, 3)], "it does not shut out a true word"
+    assert (await rooms.head()).rev == Rev(2, 4)

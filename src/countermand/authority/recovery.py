@@ -45,6 +45,7 @@ class _Found:
     """Where the ledger ends, what contradicts it, and which of the entries behind that are still held by somebody."""
 
     head: Head
+    testimonies: frozenset[Testimony]
     seen: tuple[Seen, ...]
     furthest: tuple[Rev, bytes]
     highest_seq: int
@@ -118,7 +119,7 @@ class Recovery:
         async with self._database.read(within_s=None) as connection:
             head = await self._ledger.head(connection)
             kept = await self._witnesses.testimonies(connection)
-            testimonies = list({one.witness: one for one in (*kept, *heard)}.values())
+            testimonies = list(dict.fromkeys((*kept, *heard)))  # a witness may have lost what it once proved
             seen: list[Seen] = []
             missing = 0
             for witness, checkpoint in ((one.witness, one.checkpoint) for one in testimonies):
@@ -134,7 +135,7 @@ class Recovery:
             unknown = tuple([entry for entry in lost if not await self._is_known(connection, entry)])
         positions = [(head.rev, head.link), *((one.checkpoint.rev, one.checkpoint.link) for one in testimonies)]
         highest_seq = max(rev.seq for rev, _ in positions)
-        return _Found(head, tuple(seen), max(positions), highest_seq, unknown, missing)
+        return _Found(head, frozenset(testimonies), tuple(seen), max(positions), highest_seq, unknown, missing)
 
     async def _walk(self, connection: AsyncConnection, head: Head, seen: Checkpoint, pool: "_Pool") -> int:
         """Find in `pool` what leads from a position that a witness has seen back to what the ledger holds.
@@ -199,6 +200,8 @@ class Recovery:
         locked = (await connection.execute(select(tables.head).with_for_update())).one()
         if (Rev(locked.generation, locked.seq), locked.link) != (found.head.rev, found.head.link):
             raise BusyError("the ledger went on meanwhile: try again")
+        if not found.testimonies.issuperset(await self._witnesses.testimonies(connection)):
+            raise BusyError("a witness has spoken meanwhile: try again")
         ended, ended_link = found.furthest
         succession = Succession(self._ledger.log_id, ended, ended_link, found.highest_seq, now_ms)
         await self._ledger.begin(connection, succession)

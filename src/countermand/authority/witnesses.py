@@ -171,9 +171,11 @@ class Witnesses:
         await self.hear(f"replica {replica_id}", [signed])
 
     async def testimonies(self, connection: AsyncConnection) -> list[Testimony]:
-        """Return what is kept of what contradicts the ledger."""
+        """Return what is kept of what contradicts the ledger, but for what a key said that is withdrawn since."""
         rows = (await connection.execute(select(tables.testimonies))).all()
-        return [Testimony(row.witness, parse_checkpoint(row.signed).claimed) for row in rows]
+        return [
+            Testimony(row.witness, parse_checkpoint(row.signed).claimed) for row in rows if self._is_ours(row.signed)
+        ]
 
     def _is_ours(self, signed: bytes) -> bool:
         try:
@@ -204,7 +206,7 @@ class Witnesses:
         now_ms = self._clock().wall_ms
         kept = tables.testimonies
         known = (await connection.execute(select(kept.c.signed).where(kept.c.witness == witness))).scalar()
-        if known is not None and claimed_rev(known) >= checkpoint.rev:
+        if known is not None and claimed_rev(known) >= checkpoint.rev and self._is_ours(known):
             return
         await connection.execute(delete(kept).where(kept.c.witness == witness))
         await connection.execute(insert(kept).values(witness=witness, signed=signed, heard_at_ms=now_ms))
