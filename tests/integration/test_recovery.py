@@ -23,6 +23,7 @@ from countermand.log.entry import Entry
 from countermand.log.ports import Batch
 from countermand.log.snapshot import SnapshotReader, make_snapshot
 from countermand.log.state import LogState
+from countermand.tokens.mandate import parse_mandate
 from tests.backups import Memory, back_up, put_back
 from tests.integration.commands import typed
 from tests.integration.rooms import AUDIENCE, LATER_MS, Rooms, beating, rooms_open
@@ -450,3 +451,21 @@ async def test_what_a_key_said_that_is_withdrawn_since_is_not_gone_by(rooms: Roo
     found = await rooms.service.recovery.recover()
     assert [(one.generation, one.seq) for one in found.witnesses] == [(1, 3)], "it does not shut out a true word"
     assert (await rooms.head()).rev == Rev(2, 4)
+
+
+async def test_a_mandate_key_whose_withdrawal_was_lost_signs_no_more(tmp_path: Path) -> None:
+    """The register was restored with the ledger, and everybody rejects what the key signs."""
+    memory = Memory()
+    async with rooms_open(tmp_path) as old:
+        session = await old.session()
+        back_up(old.data, tmp_path / "backup.db")
+        withdrawn = old.keys.mandate.kid
+        await old.service.revoking.withdraw_key(withdrawn, "leaked")
+        await old.service.revoking.revoke(Kind.KEY, "theirs", issuer=ISSUER)
+        await remembered(old, memory)
+    async with reopened(tmp_path, old, memory) as rooms:
+        assert rooms.keys.mandate.kid == withdrawn
+        assert (await rooms.service.recovery.recover(keep_sessions=True)).lost == 2
+        assert withdrawn not in rooms.keys.key_set
+        token = (await rooms.service.minting.issue(session.id, [AUDIENCE], [])).token
+        assert parse_mandate(token).key_id == rooms.keys.mandate.kid != withdrawn

@@ -28,6 +28,7 @@ from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Head, Ledger
 from countermand.authority.lineage import WORDS, Row
 from countermand.authority.model import Recovered, Seen
+from countermand.authority.rotation import Rotation
 from countermand.authority.witnesses import TELL_S, Testimony, Told
 from countermand.errors import BusyError, DataError, InvalidValueError, LogError, TransportError, UnreachableError
 from countermand.log.anchor import EVERYONE, OWN_KEY_BYTES, PREFIXES, Kind, Rev, own_id
@@ -62,10 +63,20 @@ class _Found:
 class Recovery:
     """Finds out what the ledger has lost, and takes it up again."""
 
-    def __init__(self, database: Database, ledger: Ledger, heartbeat: Heartbeat, clock: Callable[[], Instant]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        heartbeat: Heartbeat,
+        rotation: Rotation,
+        issuer: str,
+        clock: Callable[[], Instant],
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self._heartbeat = heartbeat
+        self._rotation = rotation
+        self._issuer = issuer
         self._witnesses = heartbeat.witnesses
         self._clock = clock
 
@@ -94,6 +105,7 @@ class Recovery:
             await self._heartbeat.commit(
                 lambda connection: self._begin(connection, found, keep_sessions=keep_sessions), urgent=True, alone=True
             )
+            await self._rotation.refresh()
             self._heartbeat.sign_soon()
         return found.report(begun, is_cut_off=not keep_sessions)
 
@@ -194,6 +206,9 @@ class Recovery:
         now_ms = await self._ledger.time(connection, self._clock().wall_ms)
         for id_ in sorted({entry.id for entry in found.lost if entry.kind in WORDS and not entry.issuer}):
             await _mark(connection, id_, now_ms)
+        for entry in found.lost:
+            if entry.kind is Kind.KEY and entry.issuer == self._issuer:  # the register has forgotten it too
+                await self._rotation.withdraw_mandate_key(connection, entry.id)
         expires_at_ms = await self._ledger.expiry(connection, now_ms)
         steps: list[Step] = [Act("ledger.recover", str(self._ledger.log_id))]
         steps += [_again(entry, now_ms, expires_at_ms) for entry in found.lost]

@@ -70,7 +70,7 @@ class Authority:
             Presenting(database, ledger, minting, revoking, clock),
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
-            Recovery(database, ledger, heartbeat, clock),
+            Recovery(database, ledger, heartbeat, rotation, policy.issuer, clock),
             Replicas(database, heartbeat.witnesses, clock),
             rotation,
             Trail(database, heartbeat),
