@@ -196,7 +196,8 @@ class LogState:
     def accept(self, signed: bytes, now: Instant) -> None:
         """Believe a checkpoint, if there is every reason to. It is applied by `advance`.
 
-        One from more than the tolerance ahead of `now` will deliver its entries and no freshness.
+        One from more than the tolerance ahead of `now`, or of a generation that is known to have ended, will deliver
+        its entries and no freshness.
 
         Raises:
             MalformedError, UnknownVersionError: not a checkpoint.
@@ -205,7 +206,7 @@ class LogState:
         """
         checkpoint = parse_checkpoint(signed).verify(self._pin)
         self._judge(checkpoint)
-        timely = _is_timely(checkpoint, now)
+        timely = _is_timely(checkpoint, now) and not self.is_succeeded
         if timely:
             self._freshness = self._freshness.with_newest(checkpoint.at_ms, now)
         known = self._waiting.get(checkpoint.rev.seq)

@@ -184,7 +184,7 @@ def test_a_succession_by_a_foreign_key_of_another_log_or_for_another_purpose_is_
     refuses(state, Signer(OTHER_LOG_ID).succession().sign(KEY), WrongLogError)
     refuses(state, SIGNER.checkpoint(), UnknownVersionError)
     body = SUCCESSION.sign(KEY)[:-64]
-    for context in (b"", b"countermand checkpoint v1\n", b"countermand snapshot v1\n"):
+    for context in (b"", b"countermand checkpoint v2\n", b"countermand snapshot v1\n"):
         refuses(state, body + KEY.sign(context + body), BadSignatureError)
 
 
@@ -332,4 +332,18 @@ def test_a_succession_that_both_keys_have_signed_outlives_the_first() -> None:
     for key in (KEY, OTHER_KEY):
         state.succeed(SUCCESSION.sign(key))
     state.rekey(sign_keyset(Pin.of(LOG_ID, OTHER_KEY.public_key(), version=2), OTHER_KEY))
+    assert state.is_succeeded
+
+
+def test_a_generation_gives_no_freshness_to_who_was_told_of_its_end() -> None:
+    """Of two authorities from one backup, the one that was succeeded may sign on, and knows nothing of the other."""
+    state = followed(SIGNER)
+    state.succeed(SUCCESSION.sign(KEY))
+    left_behind = signer_of(4)
+
+    assert feed(state, checkpoints=[SIGNER.checkpoint(NOW_MS + 800)], now=later(900)) == []
+    applied = feed(state, left_behind.candidates, [left_behind.checkpoint(NOW_MS + 900)], later(900))
+
+    assert applied == left_behind.entries[-1:], "what it revokes is revoked"
+    assert state.freshness == Freshness(NOW_MS, NOW_MS, NOW)
     assert state.is_succeeded
