@@ -331,3 +331,21 @@ async def test_reports_are_the_last_of_each_replica_bound_to_its_key_and_few(
         rows = (await connection.execute(select(tables.replicas.c.replica_id))).scalars().all()
     assert rows == ["two"], "what is older than a day makes room"
     assert MAX_OF_KEY > 1
+
+
+async def test_replicas_that_were_replaced_make_room_for_those_that_live(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start of a resource server makes up another id: a day of them is more than live at once."""
+    monkeypatch.setattr("countermand.authority.replicas.MAX_OF_KEY", 2)
+    replicas = rooms.service.replicas
+    for before in ("one", "two"):
+        await replicas.report("key", report(before))
+    await replicas.report("other", report("theirs"))
+    rooms.clock.advance(LIVE_MS)
+    await replicas.report("key", report("two"))
+    with pytest.raises(BusyError):
+        await replicas.report("key", report("three"))
+    rooms.clock.advance(1)
+    await replicas.report("key", report("three"))
+    assert {one.report.replica_id for one in await replicas.all()} == {"two", "three", "theirs"}

@@ -23,7 +23,7 @@ KEPT_MS: Final = 86_400_000
 EVERY_MS: Final = 1_000
 """Reports that come sooner after the last one are not written down."""
 MAX_OF_KEY: Final = 4_096
-"""How many replicas may report with one API key."""
+"""How many replicas may report with one API key. Where there are as many, those go that are not live."""
 
 
 def live_since(now_ms: int) -> int:
@@ -84,10 +84,17 @@ async def _write(connection: AsyncConnection, key_id: str, report: ReplicaReport
     if (await connection.execute(update(replicas).where(*known).values(said))).rowcount:
         return
     await connection.execute(delete(replicas).where(replicas.c.reported_at_ms < now_ms - KEPT_MS))
-    count = select(func.count()).where(replicas.c.key_id == key_id)
-    if (await connection.execute(count)).scalar_one() >= MAX_OF_KEY:
-        raise BusyError(f"{MAX_OF_KEY} replicas report with this key already: give the others a key of their own")
+    if await _count(connection, key_id) >= MAX_OF_KEY:
+        gone = replicas.c.key_id == key_id, replicas.c.reported_at_ms < live_since(now_ms)
+        await connection.execute(delete(replicas).where(*gone))
+        if await _count(connection, key_id) >= MAX_OF_KEY:
+            raise BusyError(f"{MAX_OF_KEY} replicas report with this key already: give the others a key of their own")
     await connection.execute(insert(replicas).values(key_id=key_id, replica_id=report.replica_id, **said))
+
+
+async def _count(connection: AsyncConnection, key_id: str) -> int:
+    query = select(func.count()).where(tables.replicas.c.key_id == key_id)
+    return int((await connection.execute(query)).scalar_one())
 
 
 def _reported(row: Row[Any]) -> ReportedReplica:
