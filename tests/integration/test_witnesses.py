@@ -70,6 +70,23 @@ async def test_a_witness_that_is_ahead_stops_everything_before_the_first_checkpo
         await is_disputed(rooms, session)
 
 
+async def test_no_mandate_is_said_to_stand_while_its_revocation_may_be_lost(tmp_path: Path) -> None:
+    async with rooms_open(tmp_path) as rooms:
+        session, other = await rooms.session(), await rooms.session()
+        lost, ended = [(await rooms.service.minting.issue(one.id, [AUDIENCE], [])).token for one in (session, other)]
+        await rooms.service.revoking.revoke(Kind.SESSION, other.id)
+        back_up(rooms.data, tmp_path / "backup.db")
+        await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+        last = (await rooms.heartbeat.sign()).signed
+        data = rooms.data
+    put_back(tmp_path / "backup.db", data)
+    async with rooms_open(tmp_path, witnesses=[Memory([last])]) as rooms:
+        await is_disputed_at_the_next_beat(rooms)
+        with pytest.raises(DisputedError):
+            await rooms.service.presenting.find_standing(lost)
+        assert await rooms.service.presenting.find_standing(ended) is None, "what has ended has ended"
+
+
 async def is_disputed_from_the_first_revocation(rooms: Rooms, session: Session) -> None:
     """No checkpoint was asked for yet."""
     with pytest.raises(DisputedError):

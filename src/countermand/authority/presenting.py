@@ -61,6 +61,9 @@ class Presenting:
 
         With `client_id` only if it was issued to that application. It stands if a guard that has applied the whole
         ledger lets it pass, and all that it rests on is in the database and has not ended.
+
+        Raises:
+            DisputedError: it may have ended all the same, by an entry that the ledger has lost.
         """
         async with self._database.read() as connection:
             mandate, now_ms = await self._read(connection, token)
@@ -68,7 +71,10 @@ class Presenting:
                 return None
             if await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None:
                 return None
-            return mandate if await self._stands(connection, mandate, now_ms) else None
+            if not await self._stands(connection, mandate, now_ms):
+                return None
+            (await self._ledger.head(connection)).require_undisputed()
+            return mandate
 
     async def _read(self, connection: AsyncConnection, token: str) -> tuple[Mandate | None, int]:
         """Return the mandate if it is one of ours and within its time; and the time, which never goes back here."""
