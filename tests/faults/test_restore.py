@@ -192,8 +192,9 @@ async def test_two_that_both_revoked_lose_neither_revocation(tmp_path: Path) -> 
 
 
 async def test_without_a_witness_replicas_refuse_as_a_rollback_until_another_generation_is_forced(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("countermand.replica.report.EVERY_S", 3600.0)  # a report would be a witness
     async with (
         AuthorityClient.open(server.client_settings()) as client,
         protected(guard_of(server, max_staleness_s=MAX_STALENESS_S)) as resource,
