@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from countermand.log.anchor import Kind, Rev
 from countermand.log.checkpoint import Checkpoint, claimed_signer, key_id
 from countermand.log.state import LogState
 from tests.backups import Memory, back_up, put_back, put_back_beneath
-from tests.integration.rooms import AUDIENCE, NOW_MS, Rooms, rooms_open
+from tests.integration.rooms import AUDIENCE, NOW_MS, HeldClock, Rooms, rooms_open
+from tests.running import authority_running
 
 pytestmark = pytest.mark.anyio
 
@@ -267,3 +269,19 @@ async def test_witnesses_are_asked_again_when_this_may_be_another_database(
         ]
         monkeypatch.setattr(rooms.database, "identity", promoted_again)
         await is_disputed(rooms, session)
+
+
+async def test_an_authority_answers_nothing_before_the_witnesses_were_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Memory):
+        async def furthest(self) -> Sequence[bytes]:
+            await asyncio.sleep(0.2)
+            return self.checkpoints
+
+    session, _, last = await restored(tmp_path)
+    monkeypatch.setattr("countermand.wiring.authority._witnesses", lambda _settings: [Slow([last])])
+    monkeypatch.setattr("countermand.wiring.authority.system_clock", HeldClock())
+    async with authority_running(tmp_path) as running:
+        with pytest.raises(DisputedError):
+            await running.authority.service.minting.issue(session.id, [AUDIENCE], [])

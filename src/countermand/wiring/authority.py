@@ -4,7 +4,7 @@ import fcntl
 import os
 import stat
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from countermand.authority.service import Authority
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.witnesses import LogWitness, Witness, Witnesses
 from countermand.enforce.guard import Guard
-from countermand.errors import DataError
+from countermand.errors import AuthorityError, DataError
 from countermand.log.checkpoint import Pin
 from countermand.log.state import LogState
 from countermand.replica.replica import MAX_STALENESS_S, Replica
@@ -94,6 +94,8 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
             access = Access(database, system_clock, os.urandom)
             await _tell_locals(data, access, keys.pin, url)
+            with suppress(AuthorityError):  # the heartbeat will say why
+                await heartbeat.sign()  # the witnesses are asked: nothing is answered before
             log = LedgerReader(ledger, heartbeat, keys)
             source = Source(ledger, heartbeat, log, service.descendants, keys)
             rotating = service.rotation.run(partial(_write_pin, data))
