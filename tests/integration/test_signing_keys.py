@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from countermand.authority import heartbeat as heartbeat_module
 from countermand.authority import tables
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
@@ -172,7 +173,7 @@ async def test_a_withdrawal_without_a_commit_changes_nothing(rooms: Rooms, monke
         raise DataError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rooms.ledger, "append", fail)
+        patch.setattr(heartbeat_module, "append", fail)
         with pytest.raises(DataError):
             await rooms.service.revoking.withdraw_key(kid)
     assert await rooms.head() == head

@@ -252,7 +252,7 @@ async def test_witnesses_are_asked_again_when_this_may_be_another_database(
             await rooms.heartbeat.sign()
         assert memory.asked == 1
 
-        async def promoted() -> str:
+        async def promoted(_connection: object) -> str:
             return "another timeline"
 
         monkeypatch.setattr(rooms.database, "identity", promoted)
@@ -260,7 +260,7 @@ async def test_witnesses_are_asked_again_when_this_may_be_another_database(
             await rooms.heartbeat.sign()
         assert memory.asked == 2
 
-        async def promoted_again() -> str:
+        async def promoted_again(_connection: object) -> str:
             return "one more"
 
         true = (await rooms.heartbeat.sign()).checkpoint
@@ -269,6 +269,26 @@ async def test_witnesses_are_asked_again_when_this_may_be_another_database(
         ]
         monkeypatch.setattr(rooms.database, "identity", promoted_again)
         await is_disputed(rooms, session)
+
+
+async def test_a_revocation_too_is_refused_where_this_may_be_another_database_and_a_witness_contradicts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby was promoted that lacks the last commits: the heartbeat has not seen it yet."""
+    memory = Memory()
+    async with rooms_open(tmp_path, witnesses=[memory]) as rooms:
+        session = await rooms.session()
+        await rooms.heartbeat.sign()
+        lost = Checkpoint(rooms.ledger.log_id, Rev(1, 1), bytes(32), NOW_MS)
+        memory.checkpoints = [lost.sign(rooms.keys.checkpoint)]
+
+        async def promoted(_connection: object) -> str:
+            return "another timeline"
+
+        monkeypatch.setattr(rooms.database, "identity", promoted)
+        with pytest.raises(DisputedError):
+            await rooms.service.revoking.revoke(Kind.SESSION, session.id)
+        assert await rooms.ledger.count() == 0
 
 
 async def test_an_authority_answers_nothing_before_the_witnesses_were_asked(

@@ -95,8 +95,11 @@ class Database(ABC):
         yield  # type: ignore[misc]  # whoever implements it yields a connection
 
     @abstractmethod
-    async def identity(self) -> str:
-        """Return a text that changes when this may be another database than before: restored, or a standby promoted."""
+    async def identity(self, connection: AsyncConnection) -> str:
+        """Return what changes when this may be another database than before: restored, or a standby promoted.
+
+        `connection` is in a transaction that may write.
+        """
 
     @abstractmethod
     async def migrate(self) -> None:

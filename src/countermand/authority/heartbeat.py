@@ -22,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import audit, tables
 from countermand.authority.appending import Appended, Step, append, audit_end
-from countermand.authority.database import Database
+from countermand.authority.database import Database, Work
 from countermand.authority.keys import Keys
 from countermand.authority.ledger import Head, Ledger
 from countermand.authority.witnesses import Witnesses
-from countermand.errors import AuthorityError, ClockError, DataError, DisputedError, UnconfirmedError
+from countermand.errors import AuthorityError, BusyError, ClockError, DataError, DisputedError, UnconfirmedError
 from countermand.log.anchor import Rev
 from countermand.log.audit import AuditEnd
 from countermand.log.checkpoint import Checkpoint
@@ -45,6 +45,14 @@ LEASE_MS: Final = 2_000
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
+
+
+class _UnaskedError(BusyError):
+    """The witnesses were not asked of the database that is called `identity`."""
+
+    def __init__(self, identity: str) -> None:
+        super().__init__("the authority's database is another than before")
+        self.identity = identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +168,11 @@ class Heartbeat:
 
     async def sign(self) -> SignedCheckpoint:
         """Return a checkpoint of this moment. Raises: ClockError, DisputedError, DataError, BusyError."""
-        await self._ask_witnesses()
         now, highest = self._clock(), self._highest
         self._check(now)
         if highest is not None:
             await self._require_own(highest)
-        beat = await self._database.write(lambda connection: self._beat(connection, now), urgent=True)
+        beat = await self._write(lambda connection: self._beat(connection, now), urgent=True)
         self._sealed, self._beaten = beat.sealed, beat
         return self._signed(beat.head, beat.audited, now)
 
@@ -177,8 +184,6 @@ class Heartbeat:
         It is one transaction that may write. Where the clocks let nothing be signed, it is committed all the same.
         Raises: as Database.write; DisputedError, where the ledger is not what was signed or witnessed.
         """
-        if self._asked is None:
-            await self._ask_witnesses()
 
         async def appending(connection: AsyncConnection) -> tuple[_T, Sequence[Appended], AuditEnd | None]:
             change = await work(connection)
@@ -190,7 +195,7 @@ class Heartbeat:
 
         now, highest = self._clock(), self._highest
         try:
-            answer, appended, audited = await self._database.write(appending, urgent=urgent, alone=alone)
+            answer, appended, audited = await self._write(appending, urgent=urgent, alone=alone)
         except (asyncio.CancelledError, UnconfirmedError):
             self.sign_soon()  # whoever gives up does not stop the commit
             raise
@@ -223,12 +228,24 @@ class Heartbeat:
         except (ClockError, DataError):
             self.sign_soon()  # it fails as well, and says why
 
-    async def _ask_witnesses(self) -> None:
-        """Ask the witnesses, unless they were asked of this very database."""
-        identity = await self._database.identity()
-        if identity != self._asked:
+    async def _write(self, work: Work[_T], *, urgent: bool, alone: bool = False) -> _T:
+        """Write, where the witnesses were asked of this very database; else ask them first. Raises: as Database.write.
+
+        It is looked at in the transaction: between two of them a standby may be promoted.
+        """
+
+        async def checked(connection: AsyncConnection) -> _T:
+            identity = await self._database.identity(connection)
+            if identity != self._asked:
+                raise _UnaskedError(identity)
+            return await work(connection)
+
+        try:
+            return await self._database.write(checked, urgent=urgent, alone=alone)
+        except _UnaskedError as unasked:
             await self.witnesses.compare()
-            self._asked = identity
+            self._asked = unasked.identity
+        return await self._database.write(checked, urgent=urgent, alone=alone)
 
     async def _require_own(self, highest: SignedCheckpoint) -> None:
         """Refuse a ledger without what was signed here: another was restored beneath us. Raises: DisputedError."""

@@ -63,7 +63,10 @@ _GONE: Final = ("08", "57P")
 
 _PREPARE: Final = text(
     "SELECT set_config('synchronous_commit', :durable, true), set_config('lock_timeout', :timeout, true), "
-    "set_config('statement_timeout', :timeout, true), set_config('idle_in_transaction_session_timeout', :timeout, true)"
+    "set_config('statement_timeout', :timeout, true), "
+    "set_config('idle_in_transaction_session_timeout', :timeout, true), "
+    "CASE WHEN pg_is_in_recovery() THEN 'a standby' "
+    "ELSE system_identifier || '.' || left(pg_walfile_name(pg_current_wal_lsn()), 8) END FROM pg_control_system()"
 )
 _APPEND: Final = (
     "SELECT * FROM append_changes"
@@ -100,10 +103,9 @@ class PostgresDatabase(Database):
             await _prepare(connection, durable=False, timeout_ms=_TIMEOUT_MS)
             yield connection
 
-    async def identity(self) -> str:
-        """See `Database`. It is what the server was made as, and its timeline."""
-        async with self._begun(self._writer) as connection:
-            return str((await connection.execute(text(_IDENTITY))).scalar_one())
+    async def identity(self, connection: AsyncConnection) -> str:
+        """See `Database`. It is what the server was made as, and its timeline: read as the transaction began."""
+        return str((await connection.get_raw_connection()).info["identity"])
 
     async def migrate(self) -> None:
         """See `Database`."""
@@ -189,7 +191,8 @@ class PostgresDatabase(Database):
             raise UnconfirmedError("the standby has not confirmed it: it may be done all the same")
 
     async def _prepare(self, connection: AsyncConnection, *, alone: bool) -> None:
-        await _prepare(connection, durable=True, timeout_ms=0 if alone else _TIMEOUT_MS)
+        identity = await _prepare(connection, durable=True, timeout_ms=0 if alone else _TIMEOUT_MS)
+        (await connection.get_raw_connection()).info["identity"] = identity
         if alone:
             await _lock(connection, _ALONE)
 
@@ -228,15 +231,13 @@ class PostgresDatabase(Database):
         return engine
 
 
-_IDENTITY: Final = (
-    "SELECT system_identifier || '.' || left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()"
-)
 _WHAT: Final = "SELECT current_setting('server_version_num'), current_setting('fsync')"
 
 
-async def _prepare(connection: AsyncConnection, *, durable: bool, timeout_ms: int) -> None:
-    """Rule 1. A time-out of 0 is none."""
-    await connection.execute(_PREPARE, {"durable": "on" if durable else "off", "timeout": f"{timeout_ms}ms"})
+async def _prepare(connection: AsyncConnection, *, durable: bool, timeout_ms: int) -> str:
+    """Rule 1. A time-out of 0 is none. Return which database it is."""
+    values = {"durable": "on" if durable else "off", "timeout": f"{timeout_ms}ms"}
+    return str((await connection.execute(_PREPARE, values)).one()[-1])
 
 
 async def _limit(connection: AsyncConnection, limit_ms: int) -> None:

@@ -36,8 +36,9 @@ class SqliteDatabase(Database):
         async with self.read() as connection:
             yield connection
 
-    async def identity(self) -> str:
+    async def identity(self, connection: AsyncConnection) -> str:
         """See `Database`. A file has nothing of the kind: what is put beneath us is noticed by what we signed."""
+        del connection
         return "sqlite"
 
     async def migrate(self) -> None:
