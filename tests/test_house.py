@@ -50,7 +50,7 @@ MAY_KNOW_THE_TIME = {
     "wiring/__init__.py": "the one place that chooses clocks",
     "wiring/authority.py": "as above",
     "cli/": "a person's watch",
-    "server/bodies.py": "writes instants, reads no clock",
+    "server/bodies/parts.py": "writes instants, reads no clock",
     "stores/memory.py": "a documented face: its clock is a default",
     "stores/redis.py": "as above",
     "stores/consumer.py": "as above",

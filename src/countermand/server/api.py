@@ -9,7 +9,7 @@ from countermand.authority.model import Role
 from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
 from countermand.server.audit import audit_router
-from countermand.server.bodies import (
+from countermand.server.bodies.anchors import (
     AgentOut,
     AgentRead,
     AgentsOut,
@@ -22,20 +22,18 @@ from countermand.server.bodies import (
     GrantOut,
     GrantRead,
     GrantsOut,
-    KeyOut,
-    MandateOut,
     NewAgent,
     NewApplication,
     NewDelegation,
     NewGrant,
-    NewKey,
-    NewMandate,
     NewSession,
     SessionOut,
     SessionRead,
     SessionsOut,
     TreeOut,
 )
+from countermand.server.bodies.keys import KeyOut, NewKey
+from countermand.server.bodies.mandates import MandateOut, NewMandate
 from countermand.server.caller import requires_to_change
 from countermand.server.filters import AgentsQuery, ApplicationsQuery, DelegationsQuery, GrantsQuery, SessionsQuery
 from countermand.server.keys import keys_router

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from countermand.authority.model import Role
 from countermand.authority.trail import MAX_PAGE, Trail
 from countermand.log.codec import MAX_MS
-from countermand.server.bodies import AuditOut
+from countermand.server.bodies.audit import AuditOut
 from countermand.server.caller import requires
 
 

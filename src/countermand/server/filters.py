@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from countermand.authority.listing import LONGEST_PAGE
 from countermand.authority.model import Filter
 from countermand.log.anchor import Kind
-from countermand.server.bodies import InstantText, Label, ms_of
+from countermand.server.bodies.parts import InstantText, Label, ms_of
 
 _Text: TypeAlias = Annotated[str, Field(max_length=512)]
 _FLAGS: Final = {"true": True, "false": False}

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from countermand.authority.access import Access
 from countermand.authority.model import Role
-from countermand.server.bodies import ApiKeyOut, ApiKeysOut, NewApiKeyBody, NewApiKeyOut, Why
+from countermand.server.bodies.keys import ApiKeyOut, ApiKeysOut, NewApiKeyBody, NewApiKeyOut, Why
 from countermand.server.caller import requires_to_change
 
 

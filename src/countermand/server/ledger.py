@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from countermand.authority.recovery import Recovery
-from countermand.server.bodies import NewRecovery, RecoveredOut
+from countermand.server.bodies.ledger import NewRecovery, RecoveredOut
 
 
 def add_ledger(router: APIRouter, recovery: Recovery) -> None:

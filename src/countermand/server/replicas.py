@@ -8,7 +8,7 @@ from countermand.authority.access import Caller
 from countermand.authority.model import ReplicaReport, Role
 from countermand.authority.replicas import Replicas
 from countermand.log.codec import from_base64
-from countermand.server.bodies import NewReport, ReplicaOut, ReplicasOut
+from countermand.server.bodies.replicas import NewReport, ReplicaOut, ReplicasOut
 from countermand.server.caller import requires
 
 

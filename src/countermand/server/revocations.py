@@ -10,7 +10,7 @@ from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
 from countermand.log.anchor import Kind
 from countermand.log.codec import MAX_MS
-from countermand.server.bodies import (
+from countermand.server.bodies.revocations import (
     EntriesOut,
     EntryOut,
     NewCutoff,

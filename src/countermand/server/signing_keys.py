@@ -7,7 +7,7 @@ from countermand.authority.model import Purpose, RegisteredKey
 from countermand.authority.revoking import Revoking
 from countermand.authority.rotation import Rotation
 from countermand.errors import NotFoundError
-from countermand.server.bodies import NewRotation, SigningKeyOut, SigningKeysOut, Withdrawal
+from countermand.server.bodies.signing_keys import NewRotation, SigningKeyOut, SigningKeysOut, Withdrawal
 
 
 def add_signing_keys(router: APIRouter, rotation: Rotation, revoking: Revoking) -> None:

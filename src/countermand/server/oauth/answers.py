@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -28,7 +29,6 @@ from countermand.errors import (
     UnauthenticatedError,
     UnconfirmedError,
 )
-from countermand.server.bodies import OAuthErrorOut
 
 ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
     UnauthenticatedError: (HTTPStatus.UNAUTHORIZED, "invalid_client"),
@@ -48,6 +48,14 @@ ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
 NOT_STORED: Final = {"cache-control": "no-store", "pragma": "no-cache"}
 """Headers of every answer here."""
 BASIC: Final = 'Basic realm="countermand"'
+
+
+class OAuthErrorOut(BaseModel):
+    """The names of RFC 6749 §5.2."""
+
+    error: str
+    error_description: str
+
 
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": OAuthErrorOut, "description": HTTPStatus(status).phrase} for status in (400, 401, 408, 413, 503)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from countermand.authority.minting import Minting
 from countermand.authority.model import TokenExchange
 from countermand.errors import InvalidScopeError, InvalidValueError
-from countermand.server.bodies import ACCESS_TOKEN, ExchangeOut, MandateOut
+from countermand.server.bodies.mandates import ACCESS_TOKEN, ExchangeOut, MandateOut
 from countermand.server.oauth.answers import NOT_STORED, REFUSALS, OAuthRoute, error_answer
 from countermand.server.oauth.clients import ApplicationKey, required_client
 from countermand.server.oauth.form import TEXT, Form, described, read_form, required, single

@@ -1,0 +1,114 @@
+"""Revocations and cutoffs, what they reach, and the entries that they made."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from countermand.log.anchor import Kind
+from countermand.server.bodies.parts import (
+    Answer,
+    Body,
+    ExpiresAtOrNone,
+    InstantText,
+    KindText,
+    PageOut,
+    Time,
+    TimeOrNone,
+    ms_of,
+)
+
+
+def _by_text(counts: Mapping[Kind, int]) -> dict[str, int]:
+    return {kind.text: count for kind, count in counts.items()}
+
+
+class NewRevocation(Body):
+    """`issuer` is for what another issuer named; `bare` for what documented tokens name by one namespace for all."""
+
+    kind: Literal["session", "agent", "delegation", "grant", "application", "token", "subject", "key"]
+    id: str
+    issuer: str = ""
+    bare: bool = False
+    reason: str = ""
+    dry_run: bool = False
+
+
+class NewCutoff(Body):
+    target: str
+    issuer: str = ""
+    issued_before: InstantText | None = None
+    reason: str = ""
+    dry_run: bool = False
+
+    @property
+    def before_ms(self) -> int | None:
+        """`issued_before` as `ms_of` reads it."""
+        return ms_of("issued_before", self.issued_before)
+
+
+class ReachOut(Answer):
+    """How many of each kind that stood until then. `is_whole` False: there are more."""
+
+    counts: Annotated[dict[str, int], BeforeValidator(_by_text)]
+    is_whole: bool
+
+
+class PreviewOut(Answer):
+    """What a revocation would reach; `seq` is where the ledger ended when it was looked up."""
+
+    dry_run: Literal[True] = True
+    seq: int
+    reach: ReachOut
+
+
+class RevocationOut(Answer):
+    """`seq` is the entry of the ledger: whoever has applied it enforces this."""
+
+    seq: int
+    generation: int
+    kind: KindText
+    id: str
+    issuer: str
+    reason: str
+    revoked_at: Annotated[Time, Field(validation_alias="at_ms")]
+    is_new: bool
+    reach: ReachOut
+
+
+class EntryOut(Answer):
+    """An entry of the ledger. Without `expires_at` it is in force for ever."""
+
+    seq: int
+    generation: int
+    kind: KindText
+    id: str
+    issuer: str
+    reason: str
+    revoked_at: Annotated[Time, Field(validation_alias="at_ms")]
+    issued_before: Annotated[TimeOrNone, Field(validation_alias="issued_before_ms")]
+    expires_at: ExpiresAtOrNone
+
+
+class EntriesOut(PageOut[EntryOut]):
+    pass
+
+
+class RevocationsOut(Answer):
+    """What has ended: `count` entries, from `first_seq` to `last_seq`. Unless `next` is null there is more: go on."""
+
+    count: int
+    first_seq: int | None
+    last_seq: int | None
+    reach: ReachOut
+    next: str | None
+
+
+class RevocationsPreviewOut(Answer):
+    """What would end; `seq` is where the ledger ended when it was looked up."""
+
+    dry_run: Literal[True] = True
+    seq: int
+    count: int
+    reach: ReachOut
+    next: str | None
