@@ -14,7 +14,7 @@ from typing import Any, Final
 from bench.harness import Row, race
 from bench.log import BATCH, BenchLog, Part
 from bench.shared import HMAC_KEY, KEYS, beating, put_checkpoint, redis_running
-from countermand.authority.relay import Stream
+from countermand.authority.source import Stream
 from countermand.log.entry import Entry
 from countermand.log.ports import Batch, Written
 from countermand.log.state import LogState

@@ -18,7 +18,7 @@ import redis
 
 import countermand
 from caracalai_revocation_redis import RedisRevocationConsumer, RedisRevocationStore
-from countermand.authority import relay
+from countermand.authority import owed, publication
 from countermand.errors import StoreError
 from countermand.log.anchor import Kind, own_id
 from countermand.log.hmac import stream_signature
@@ -81,12 +81,12 @@ def test_every_line_to_watch_for_is_one_that_we_log() -> None:
 
 
 SAID: Final[dict[str, object]] = {
-    "The stream holds 25 hours": relay.KEPT_MS == 25 * 3_600_000,
-    "After 25 hours": relay.KEPT_MS == 25 * 3_600_000,
-    "90,000 checkpoints": relay.KEPT_MS // 1000 == 90_000,
-    "one pass after the other, and a pause of 5 s": relay.AGAIN_MS == 5_000,
-    "2,500 a second": relay.TRICKLE / relay.TRICKLE_S == 2_500,
-    "Twelve hours is how often": relay.REFRESH_MS == 12 * 3_600_000,
+    "The stream holds 25 hours": publication.KEPT_MS == 25 * 3_600_000,
+    "After 25 hours": publication.KEPT_MS == 25 * 3_600_000,
+    "90,000 checkpoints": publication.KEPT_MS // 1000 == 90_000,
+    "one pass after the other, and a pause of 5 s": owed.AGAIN_MS == 5_000,
+    "2,500 a second": owed.TRICKLE / owed.TRICKLE_S == 2_500,
+    "Twelve hours is how often": owed.REFRESH_MS == 12 * 3_600_000,
     "noticed after 2.5 s": QUIET_S == 2.5,
     "warn after 5 s": WARN_STALENESS_S == 5,
     "`max_staleness`, 30 s": MAX_STALENESS_S == 30,
@@ -304,7 +304,7 @@ async def test_a_full_redis_stops_publishing_and_with_memory_again_it_goes_on(tm
         client = running.redis.client()
         client.config_set("maxmemory", 1)
         late = await running.revoke(1)
-        await until(lambda: running.relay.error == "bad_answer", "the authority says that it cannot publish")
+        await until(lambda: running.relay.way.error == "bad_answer", "the authority says that it cannot publish")
         assert running.revokes(ids)
         client.config_set("maxmemory", 0)
         await running.caught_up()
@@ -334,7 +334,7 @@ def test_on_a_full_redis_a_message_stays_pending_until_it_can_be_marked(server: 
 async def test_a_second_loss_within_a_minute_is_mended_when_it_is_over(
     tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "AGAIN_MS", 1_500)
+    monkeypatch.setattr(owed, "AGAIN_MS", 1_500)
     with server.client(decode_responses=True) as client:
         async with publishing(tmp_path, server.url) as (rooms, first):
             ids = set(await Plane(rooms, server, first).revoke(3))

@@ -131,7 +131,7 @@ def set_over(key: str) -> Act:
     async def act(trial: Trial) -> None:
         with trial.redis.client() as client:
             client.set(key, "no stream")
-            await until(lambda: trial.relay.error is not None, "the relay says that something is in the way")
+            await until(lambda: trial.relay.way.error is not None, "the relay says that something is in the way")
             client.delete(key)
 
     return act

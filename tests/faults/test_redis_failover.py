@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from countermand.authority import relay
+from countermand.authority import publication
 from tests.faults.trial import REPLICAS, Trial, join, trial_running
 from tests.integration.planes import KEYS
 from tests.redis_server import RedisServer
@@ -113,8 +113,8 @@ FAILOVERS: Final[dict[str, tuple[Callable[[Path], Any], Callable[[Trial, Any], A
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot is laid after two seconds, and not after a minute."""
-    monkeypatch.setattr(relay, "BASE_MS", 2_000)
-    monkeypatch.setattr(relay, "BASE_TIMES", 1)
+    monkeypatch.setattr(publication, "BASE_MS", 2_000)
+    monkeypatch.setattr(publication, "BASE_TIMES", 1)
 
 
 @pytest.mark.parametrize("name", FAILOVERS if PROOF else list(FAILOVERS)[:1])

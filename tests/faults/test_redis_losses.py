@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from countermand.authority import relay
+from countermand.authority import publication
 from countermand.log.verdict import CLEAR, Revoked
 from tests.faults.redis_faults import FAULTS, Fault
 from tests.faults.trial import BOUND_S, Trial, join, trial_running
@@ -28,8 +28,8 @@ SEED: Final = int.from_bytes(os.urandom(4)) if PROOF else 20_261
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot is laid after two seconds, and not after a minute."""
-    monkeypatch.setattr(relay, "BASE_MS", 2_000)
-    monkeypatch.setattr(relay, "BASE_TIMES", 1)
+    monkeypatch.setattr(publication, "BASE_MS", 2_000)
+    monkeypatch.setattr(publication, "BASE_TIMES", 1)
 
 
 SHORT: Final = (
@@ -82,4 +82,4 @@ async def ends_well(trial: Trial) -> None:
     asked, replicas, good = session_anchors(await trial.revoke()), trial.watch.replicas, trial.watch.good
     await until(lambda: all(isinstance(one.check(asked), Revoked) for one in replicas), "it is known everywhere", 5)
     await until(lambda: all(one.check(it, BOUND_S) is CLEAR for one in replicas for it in good), "the good pass", 5)
-    assert trial.relay.error is None
+    assert trial.relay.way.error is None

@@ -113,7 +113,7 @@ class Trial:
 
     @property
     def losses(self) -> int:
-        return sum(relay.losses for relay in self._relays)
+        return sum(relay.way.losses for relay in self._relays)
 
     async def start(self) -> None:
         """Start the authority, and wait until it serves."""
@@ -189,8 +189,8 @@ class Trial:
 
     async def _note_errors(self, relay: Relay) -> None:
         while True:
-            if relay.error is not None:
-                self.errors.add(relay.error)
+            if relay.way.error is not None:
+                self.errors.add(relay.way.error)
             await asyncio.sleep(POLL_S)
 
 

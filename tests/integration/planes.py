@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from countermand.authority.relay import Relay, Source, Stream
+from countermand.authority.relay import Relay
+from countermand.authority.source import Source, Stream
 from countermand.log.anchor import Anchor, Anchors, Kind, Rev
 from countermand.log.checkpoint import Pin
 from countermand.log.freshness import Instant
@@ -102,7 +103,7 @@ async def plane(path: Path, *, replicas: int = 1, hmac_keys: tuple[bytes, ...] =
     with RedisServer(path / "redis") as server:
         async with AsyncExitStack() as stack:
             rooms, relay = await stack.enter_async_context(publishing(path, server.url, hmac_keys=hmac_keys))
-            await until(lambda: relay.published_seq is not None, "there is a checkpoint, and a snapshot of nothing")
+            await until(lambda: relay.way.published_seq is not None, "there is a checkpoint, and a snapshot of nothing")
             running = Plane(rooms, server, relay)
             for _ in range(replicas):
                 running.replicas.append(await stack.enter_async_context(following(rooms.pin, server.url)))

@@ -431,8 +431,8 @@ async def test_an_authority_whose_user_has_too_few_rights_says_so_once_and_tells
 ) -> None:
     scene.let_in(NOBODY)
     async with publishing(tmp_path, scene.url(NOBODY)) as (_, relay):
-        await until(lambda: len(scene.denied()) > 0 and relay.error == "refused", "it was refused")
+        await until(lambda: len(scene.denied()) > 0 and relay.way.error == "refused", "it was refused")
         scene.let_in(AclUser(NOBODY.name, (*NOBODY.rules, *scene.users[RELAY].rights)))
-        await until(lambda: relay.error is None, "it publishes with the rights that it was given")
+        await until(lambda: relay.way.error is None, "it publishes with the rights that it was given")
     assert [text for text in caplog.messages if tells_a_name(text)] == []
     assert len([text for text in caplog.messages if text.startswith("the log is not published: redis refused")]) == 1

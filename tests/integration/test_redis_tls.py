@@ -272,7 +272,7 @@ async def test_where_tls_does_not_hold_an_authority_says_so_once_and_tells_no_se
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with publishing(tmp_path, FAULTS["an authority that we do not trust"](scene)) as (_, relay):
-        await until(lambda: relay.error == "unreachable", "it cannot publish")
+        await until(lambda: relay.way.error == "unreachable", "it cannot publish")
     assert [text for text in caplog.messages if "the log is not published" in text] == caplog.messages
     assert len(caplog.messages) == 1
     assert [word for word in ("somebody:", SECRET, "rediss:") if word in caplog.text] == []

@@ -171,11 +171,11 @@ async def test_on_a_cluster_the_log_follows_its_slot(tmp_path: Path, cluster: Cl
     other, _, owner = cluster.masters
     async with plane_on(tmp_path, cluster, url=f"redis+cluster://127.0.0.1:{other.port}") as running:
         ids = await goes_on(running, cluster.url, [])
-        losses = running.relay.losses
+        losses = running.relay.way.losses
         for source, target in ((owner, other), (other, owner)):
             await asyncio.to_thread(move_slot, source, target, cluster)
             ids = await goes_on(running, cluster.url, ids)
-        assert running.relay.losses == losses, "nothing is lost where keys are moved"
+        assert running.relay.way.losses == losses, "nothing is lost where keys are moved"
 
 
 # Behind Sentinels

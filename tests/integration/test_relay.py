@@ -33,7 +33,7 @@ async def test_what_is_revoked_reaches_every_replica(tmp_path: Path) -> None:
         ids = await running.revoke(5)
         await running.caught_up()
         assert running.revokes(ids)
-        assert running.relay.losses == 0
+        assert running.relay.way.losses == 0
 
 
 LOSSES: dict[str, Callable[[RedisServer], object]] = {
@@ -114,7 +114,7 @@ async def test_what_was_trimmed_comes_again_for_consumers_of_the_documents(tmp_p
     async with plane(tmp_path) as running:
         ids = await running.revoke(10)
         await running.caught_up()
-        running.relay._published_again_ms = None
+        running.relay.way.owed._published_again_ms = None
         client = running.redis.client(decode_responses=True)
         newest, _ = client.xrevrange(KEYS.stream, count=1)[0]
         client.xtrim(KEYS.stream, minid=newest, approximate=False)
@@ -131,7 +131,7 @@ async def test_two_relays_on_one_stream_publish_each_entry_once(tmp_path: Path) 
         relay = running.relay
         other = Relay(relay.source, relay.stream, relay._open_writer, system_clock)
         async with beside(other.run()):
-            await until(lambda: other._refreshed_ms is not None, "the other has published too")
+            await until(lambda: other.way.owed._refreshed_ms is not None, "the other has published too")
             ids = await running.revoke(10)
             await running.caught_up()
             stream = running.redis.client(decode_responses=True).xrange(KEYS.stream)

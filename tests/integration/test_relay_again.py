@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from countermand.authority import relay as relay_module
+from countermand.authority import owed, publication
 from countermand.authority.ledger import DAY_MS
+from countermand.authority.way import Ends
 from countermand.log.anchor import Kind
 from countermand.log.entry import Entry
 from countermand.log.ports import Written
@@ -28,7 +29,7 @@ HERE = "it has been published again"
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is owed may be paid again after half a second."""
-    monkeypatch.setattr(relay_module, "AGAIN_MS", 500)
+    monkeypatch.setattr(owed, "AGAIN_MS", 500)
 
 
 async def revoked_before(path: Path) -> set[str]:
@@ -65,13 +66,13 @@ async def test_every_loss_is_made_good_however_soon_after_the_one_before(tmp_pat
         for times in range(1, 4):
             client.flushall()
             await until(lambda: named(client) >= ids, HERE)
-            assert running.relay.losses == times
+            assert running.relay.way.losses == times
 
 
 async def test_a_loss_while_it_is_being_made_good_is_made_good_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "TRICKLE", 2)
+    monkeypatch.setattr(owed, "TRICKLE", 2)
     ids = await revoked_before(tmp_path)
     async with plane(tmp_path, replicas=0) as running:
         await until(lambda: named(published(running)) >= ids, "all are published")
@@ -85,7 +86,7 @@ async def test_a_loss_while_it_is_being_made_good_is_made_good_after_it(
 async def test_a_connection_that_breaks_meanwhile_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "TRICKLE", 2)
+    monkeypatch.setattr(owed, "TRICKLE", 2)
     ids = await revoked_before(tmp_path)
     async with plane(tmp_path, replicas=0) as running:
         await until(lambda: named(published(running)) >= ids, "all are published")
@@ -101,13 +102,13 @@ async def test_a_page_that_could_not_be_appended_is_appended_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of somebody else's stops the writer once, each time."""
-    monkeypatch.setattr(relay_module, "TRICKLE", 1)
-    monkeypatch.setattr(relay_module, "AGAIN_MS", 3_600_000)
+    monkeypatch.setattr(owed, "TRICKLE", 1)
+    monkeypatch.setattr(owed, "AGAIN_MS", 3_600_000)
     ids = await revoked_before(tmp_path)
     async with plane(tmp_path, replicas=0) as running:
         await until(lambda: named(published(running)) >= ids, "all are published")
         client = published(running)
-        running.relay._published_again_ms = None
+        running.relay.way.owed._published_again_ms = None
         client.flushall()
 
         async def interfere() -> None:
@@ -123,7 +124,7 @@ async def test_a_page_that_could_not_be_appended_is_appended_later(
 async def test_what_was_lost_while_nobody_published_is_published_again(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, server.client(decode_responses=True) as client:
         async with publishing(tmp_path, server.url) as (rooms, relay):
-            await until(lambda: relay.published_seq is not None, "it publishes")
+            await until(lambda: relay.way.published_seq is not None, "it publishes")
             ids = []
             for _ in range(5):
                 session = await rooms.session()
@@ -133,7 +134,7 @@ async def test_what_was_lost_while_nobody_published_is_published_again(tmp_path:
         client.xtrim(KEYS.stream, maxlen=1, approximate=False)
         async with publishing(tmp_path, server.url) as (_, relay):
             await until(lambda: named(client) >= set(ids), HERE)
-            assert relay.losses == 0, "it cannot know that, and does it all the same"
+            assert relay.way.losses == 0, "it cannot know that, and does it all the same"
 
 
 async def test_descendants_are_told_again_too(tmp_path: Path) -> None:
@@ -151,18 +152,20 @@ async def test_what_expired_is_not_published_again(tmp_path: Path) -> None:
         async with publishing(tmp_path, server.url) as (rooms, relay):
             session = await rooms.session()
             await rooms.service.revoking.revoke(Kind.SESSION, session.id)
-            await until(lambda: not relay.owes and named(client) == {session.id}, "only what is in force")
+            await until(
+                lambda: not relay.way.owed.all_in_force and named(client) == {session.id}, "only what is in force"
+            )
 
 
 async def test_a_history_that_is_long_to_read_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = asyncio.Event()
 
-    async def in_force(_self: object, **_options: int) -> AsyncGenerator[list[dict[str, str]], None]:
+    async def in_force(_self: object, *_numbers: int) -> AsyncGenerator[list[dict[str, str]], None]:
         began.set()
         await asyncio.Event().wait()
         yield []
 
-    monkeypatch.setattr(relay_module._Publication, "_in_force", in_force)
+    monkeypatch.setattr(owed.Trickle, "_in_force", in_force)
     async with plane(tmp_path) as running:
         await began.wait()
         for _ in range(3):
@@ -182,11 +185,11 @@ async def test_what_is_lost_at_the_end_while_the_connection_is_away_is_noticed(t
             at_once.client_kill_filter(_type="normal", skipme=True)
             at_once.execute()
         await until(lambda: named(client) >= ids, HERE)
-        assert running.relay.losses == 1
+        assert running.relay.way.losses == 1
 
 
 def test_what_will_be_trimmed_is_not_asked_for() -> None:
-    ends = relay_module._Ends()
+    ends = Ends()
     ends.note(Written("", first="1-0", last="1-0"), 1_000)
     ends.note(Written("", first="1-0", last="2-0"), 2_000)
     ends.forget(1_000 + DAY_MS)
@@ -195,14 +198,14 @@ def test_what_will_be_trimmed_is_not_asked_for() -> None:
     assert (ends.first, ends.last) == ("", "2-0")
     ends.forget(2_001 + DAY_MS)
     assert (ends.first, ends.last) == ("", "")
-    assert DAY_MS < relay_module.KEPT_MS
+    assert DAY_MS < publication.KEPT_MS
 
 
 async def test_a_snapshot_is_laid_anew_while_the_ledger_grows_and_not_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "BASE_MS", 300)
-    monkeypatch.setattr(relay_module, "BASE_TIMES", 1)
+    monkeypatch.setattr(publication, "BASE_MS", 300)
+    monkeypatch.setattr(publication, "BASE_TIMES", 1)
     async with plane(tmp_path, replicas=0) as running:
         client = running.redis.client()
         pin = running.rooms.pin

@@ -125,4 +125,4 @@ async def test_replicas_pass_over_what_it_publishes(tmp_path: Path, key: bytes |
         assert running.revokes(ids)
         foreign = [Anchors((Anchor(Kind.SESSION, sid),)) for sid in ANCHORS]
         assert {replica.check(anchors) for replica in running.replicas for anchors in foreign} == {CLEAR}
-        assert running.relay.losses == 0
+        assert running.relay.way.losses == 0

@@ -18,7 +18,11 @@ witnesses    who else has seen the ledger, and whether it is still the one that 
 recovery     another generation, where it is not
 heartbeat    checkpoints: every second, and after every revocation
 reader       the ledger as a log that can be followed
-relay        the ledger brought to a way that may lose it
+relay        the ledger brought to a way that may lose it, over one connection after another
+publication  what one connection publishes, and how it finds out what the way has lost
+owed         what consumers are told beside: what may have been lost, and descendants
+way          what is known of a way, whatever connection there is
+source       what is published, and as which messages
 access       who calls: keys for the API, and their roles
 actor        who acts, known all through a request
 audit        a row for every change, in its own transaction

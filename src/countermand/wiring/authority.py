@@ -19,8 +19,9 @@ from countermand.authority.minting import Policy
 from countermand.authority.model import Role
 from countermand.authority.postgres import PostgresDatabase
 from countermand.authority.reader import LedgerReader
-from countermand.authority.relay import Relay, Source, Stream
+from countermand.authority.relay import Relay
 from countermand.authority.service import Authority
+from countermand.authority.source import Source, Stream
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.witnesses import LogWitness, Witness, Witnesses
 from countermand.enforce.guard import Guard
