@@ -13,9 +13,11 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from countermand.cli.client import AuthorityClient
+from countermand.enforce.guard import Guard
 from countermand.errors import CountermandError
 from countermand.settings import DEFAULT_MANDATE_S, AuthoritySettings, ClientSettings, DataDir
 from countermand.transport.http import fetch_keys
+from countermand.wiring import connect
 from countermand.wiring.authority import RunningAuthority
 from countermand.wiring.serve import serve_authority
 from tests.databases import DATABASES
@@ -61,6 +63,11 @@ class Running:
     def client_settings(self) -> ClientSettings:
         """What `countermand --data-dir` would read."""
         return ClientSettings.read(self.data.path, {})
+
+    def guard(self, audience: str) -> Guard:
+        """Return the guard of a resource server elsewhere, which follows the log over HTTP."""
+        pin = self.data.pin.read_text()
+        return connect(self.url, issuer=self.url, audience=audience, api_key=self.replica_key, pin=pin)
 
 
 @asynccontextmanager

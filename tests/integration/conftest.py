@@ -8,6 +8,8 @@ import pytest
 
 from countermand.transport.http import open_client
 from tests.databases import Kind
+from tests.integration.admin import Admin, administering
+from tests.integration.exchanging import Fleet, new_fleet
 from tests.integration.rooms import Rooms, rooms_open
 from tests.running import Running, authority_running
 
@@ -43,3 +45,23 @@ async def http(shared: Running) -> AsyncIterator[httpx2.AsyncClient]:
     """A bare client of the shared authority, without a key."""
     async with open_client(10, url=shared.url) as client:
         yield client
+
+
+@pytest.fixture
+async def admin(shared: Running) -> AsyncIterator[Admin]:
+    """An administrator of the shared authority."""
+    async with administering(shared) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def fleet(admin: Admin, http: httpx2.AsyncClient) -> Fleet:
+    """Applications at the shared authority that hand on what one was given."""
+    return await new_fleet(admin, http)
+
+
+@pytest.fixture(scope="module")
+async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
+    """One for the tests of a module that change nothing of it."""
+    async with administering(shared) as opened:
+        yield await new_fleet(opened, http)

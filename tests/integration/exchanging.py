@@ -7,6 +7,7 @@ from urllib.parse import quote_plus, urlencode
 
 import httpx2
 
+from countermand.tokens.mandate import Mandate
 from countermand.transport.http import open_client
 from tests.integration.admin import AUDIENCE, Admin, Json
 from tests.running import Running
@@ -87,6 +88,12 @@ async def look_as(running: Running, key: str, token: str) -> Json:
     """Return what the authority says of a token to whoever has this API key."""
     async with open_client(10, url=running.url, headers={"authorization": f"Bearer {key}"}) as http:
         return seen(await http.post(INTROSPECT, data={"token": token}))
+
+
+def read(running: Running, token: str) -> Mandate:
+    """Return the mandate that `token` is, as the authority reads it."""
+    minting = running.authority.service.minting
+    return minting.read(token, minting._clock().wall_ms)
 
 
 def form(token: str, **changes: str | None) -> Pairs:

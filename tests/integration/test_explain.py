@@ -16,7 +16,6 @@ from starlette.routing import Route
 
 from countermand.enforce.trace import JsonLines, Outcome, Record
 from countermand.transport.http import open_client
-from countermand.wiring import connect
 from countermand.wiring.serve import bound, serving
 from tests.integration.commands import in_a_thread, typed
 from tests.integration.rooms import AUDIENCE
@@ -46,9 +45,7 @@ async def _greet(request: Request) -> PlainTextResponse:
 @asynccontextmanager
 async def service_of(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
     """Give a client of a server that is guarded as the README shows."""
-    pin = running.data.pin.read_text()
-    guard = connect(running.url, issuer=running.url, audience=AUDIENCE, api_key=running.replica_key, pin=pin)
-    app = guard.asgi(Starlette(routes=[Route("/", _greet), Route("/stream", _stream)]))
+    app = running.guard(AUDIENCE).asgi(Starlette(routes=[Route("/", _greet), Route("/stream", _stream)]))
     with bound("127.0.0.1", 0) as (listener, url):
         async with serving(app, listener), open_client(10, url=url) as http:
             yield http

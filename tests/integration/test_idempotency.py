@@ -19,18 +19,12 @@ from countermand.authority.once import ANSWERED_MS, Answer, Once
 from countermand.errors import AlreadyDoneError, InProgressError, KeyReusedError, NotFoundError
 from countermand.log.anchor import Kind, own_id
 from tests.databases import DATABASES
-from tests.integration.admin import AUDIENCE, Admin, administering
+from tests.integration.admin import AUDIENCE, Admin
 from tests.integration.problems import refused
 from tests.integration.rooms import Rooms
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as admin:
-        yield admin
 
 
 def _key() -> str:

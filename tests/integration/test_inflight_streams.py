@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from countermand.enforce.guard import Guard
 from countermand.transport.http import open_client
-from countermand.wiring import connect
 from countermand.wiring.serve import bound, serving
 from tests.integration.rooms import AUDIENCE
 from tests.running import DEADLINE_S, Running, until
@@ -40,8 +39,7 @@ def _embedded(running: Running) -> Guard:
 
 
 def _remote(running: Running) -> Guard:
-    pin = running.data.pin.read_text()
-    return connect(running.url, issuer=running.url, audience=AUDIENCE, api_key=running.replica_key, pin=pin)
+    return running.guard(AUDIENCE)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Lists: newest first, by cursor and filter, each along an index, and every one whole."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,20 +15,13 @@ from countermand.authority.model import Filter, SubjectType
 from countermand.errors import InvalidValueError
 from countermand.log.anchor import Kind
 from tests.databases import DATABASES
-from tests.integration.admin import AUDIENCE, Admin, Json, administering
+from tests.integration.admin import AUDIENCE, Admin, Json
 from tests.integration.problems import refused
 from tests.integration.rooms import Rooms, insert_sessions
-from tests.running import Running
 
 pytestmark = pytest.mark.anyio
 
 KINDS: Final = ("applications", "sessions", "agents", "grants", "delegations")
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as admin:
-        yield admin
 
 
 async def _pages(admin: Admin, path: str, **query: Any) -> list[list[str]]:

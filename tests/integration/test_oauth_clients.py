@@ -4,7 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlencode
 
@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.integration.admin import administering
-from tests.integration.exchanging import FORM, INTROSPECT, REVOKE, TOKEN, Fleet, Pairs, altered, basic, form, new_fleet
+from tests.integration.exchanging import FORM, INTROSPECT, REVOKE, TOKEN, Fleet, Pairs, altered, basic, form
 from tests.integration.problems import refused_by_oauth
 from tests.running import Running
 
@@ -26,13 +25,6 @@ BY_BASIC: Final = "this needs an application's id and one of its keys, by HTTP B
 BY_EITHER: Final = "this needs an application's id and one of its keys by HTTP Basic, or a key that may read as Bearer"
 
 each_path: Final = pytest.mark.parametrize("path", PATHS)
-
-
-@pytest.fixture(scope="module")
-async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
-    """No test here changes it."""
-    async with administering(shared) as opened:
-        yield await new_fleet(opened, http)
 
 
 def _right(fleet: Fleet, path: str) -> Pairs:

@@ -1,14 +1,13 @@
 """Whatever is sent to the token endpoint: it answers in the words of RFC 6749, and never in the sender's."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
-import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.integration.admin import AUDIENCE, administering
+from tests.integration.admin import AUDIENCE
 from tests.integration.exchanging import (
     ACCESS_TOKEN,
     EXCHANGE,
@@ -19,21 +18,12 @@ from tests.integration.exchanging import (
     altered,
     basic,
     form,
-    new_fleet,
 )
 from tests.integration.problems import refused_by_oauth
-from tests.running import Running
 
 pytestmark = pytest.mark.anyio
 
 ZEROS: Final = "0" * 32
-
-
-@pytest.fixture(scope="module")
-async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
-    """No test here changes it."""
-    async with administering(shared) as opened:
-        yield await new_fleet(opened, http)
 
 
 async def test_unknown_parameters_and_those_without_a_value_are_ignored(kept: Fleet) -> None:

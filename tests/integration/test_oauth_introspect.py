@@ -1,7 +1,7 @@
 """The introspection endpoint: whether a mandate stands at this moment, for those who may know."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 import httpx2
@@ -15,8 +15,8 @@ from countermand.enforce.decision import Allow, Deny
 from countermand.log.anchor import Kind
 from countermand.server.oauth.clients import READERS
 from countermand.transport.http import open_client
-from tests.integration.admin import AUDIENCE, Admin, Json, administering
-from tests.integration.exchanging import ACCESS_TOKEN, INTROSPECT, Fleet, altered, look_as, new_client, new_fleet
+from tests.integration.admin import AUDIENCE, Json
+from tests.integration.exchanging import ACCESS_TOKEN, INTROSPECT, Fleet, altered, look_as, new_client, read
 from tests.integration.problems import refused_by_oauth
 from tests.integration.rooms import ISSUER, Rooms
 from tests.integration.verifier import TOOLS, Verifier
@@ -28,37 +28,15 @@ pytestmark = pytest.mark.anyio
 INACTIVE: Final[Json] = {"active": False}
 
 
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def fleet(admin: Admin, http: httpx2.AsyncClient) -> Fleet:
-    return await new_fleet(admin, http)
-
-
-@pytest.fixture(scope="module")
-async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
-    """One for tests that change nothing."""
-    async with administering(shared) as opened:
-        yield await new_fleet(opened, http)
-
-
 async def test_of_a_mandate_that_stands_everything_is_said_that_it_says_itself(shared: Running, kept: Fleet) -> None:
     helper = await kept.at_helper()
     said = await kept.helper.look(helper)
-    claims = dict(shared.authority.service.minting.read(helper, _now_ms(shared)).claims)
+    claims = dict(read(shared, helper).claims)
     assert said == claims | {"active": True, "token_type": "Bearer"}
     assert (said["iss"], said["sub"], said["aud"], said["client_id"]) == (shared.url, "alice", AUDIENCE, kept.helper.id)
     assert (said["scope"], said["sid"], said["agent_session_id"]) == ("read", kept.session, kept.agents[2])
     assert said["exp"] - said["iat"] <= 900
     assert f"delegation:{kept.edges[0]}" in said["path"]
-
-
-def _now_ms(running: Running) -> int:
-    return running.authority.service.minting._clock().wall_ms
 
 
 async def test_an_application_is_told_of_its_own_tokens_alone(kept: Fleet, http: httpx2.AsyncClient) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,20 +17,14 @@ from countermand.enforce.decision import Allow, Deny
 from countermand.errors import InvalidTargetError, NotActiveError
 from countermand.log.anchor import Kind, kind_of
 from countermand.tokens.mandate import Mandate, parse_mandate, verify
-from tests.integration.admin import AUDIENCE, Admin, administering
-from tests.integration.exchanging import Client, look_as, new_client
+from tests.integration.admin import AUDIENCE, Admin
+from tests.integration.exchanging import Client, look_as, new_client, read
 from tests.integration.problems import refused_by_oauth
 from tests.integration.rooms import ISSUER, Rooms, rooms_open
 from tests.integration.verifier import TOOLS, Verifier
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -41,17 +35,12 @@ async def client(admin: Admin, http: httpx2.AsyncClient) -> Client:
     return client
 
 
-def _read(running: Running, token: str) -> Mandate:
-    now_ms = running.authority.service.minting._clock().wall_ms
-    return running.authority.service.minting.read(token, now_ms)
-
-
 async def test_an_application_is_its_own_subject_on_a_session_of_its_own(shared: Running, client: Client) -> None:
     response = await client.ask_own(scope="read")
     assert response.status_code == 200
     assert (response.headers["cache-control"], response.headers["pragma"]) == ("no-store", "no-cache")
     body = response.json()
-    mandate = _read(shared, body.pop("access_token"))
+    mandate = read(shared, body.pop("access_token"))
     assert 890 <= body.pop("expires_in") <= 900
     assert body == {"token_type": "Bearer", "scope": "read"}
     assert (mandate.subject, mandate.sub_type, mandate.client_id) == (client.id, "application", client.id)
@@ -68,7 +57,7 @@ async def test_an_application_is_its_own_subject_on_a_session_of_its_own(shared:
 async def test_the_session_is_seen_by_an_administrator_like_any_other(
     shared: Running, admin: Admin, client: Client
 ) -> None:
-    session_id = _read(shared, await client.own()).session_id
+    session_id = read(shared, await client.own()).session_id
     session = await admin.read(f"sessions/{session_id}")
     assert (session["subject"], session["subject_type"], session["application_id"], session["stands"]) == (
         client.id,
@@ -115,14 +104,14 @@ async def test_without_a_grant_to_itself_it_gets_nothing_and_no_session(
 
 async def test_many_at_once_are_given_one_session(shared: Running, client: Client) -> None:
     tokens = await asyncio.gather(*(client.own() for _ in range(12)))
-    assert len({_read(shared, token).session_id for token in tokens}) == 1
-    assert len({_read(shared, token).token_id for token in tokens}) == 12
+    assert len({read(shared, token).session_id for token in tokens}) == 1
+    assert len({read(shared, token).token_id for token in tokens}) == 12
 
 
 async def test_its_mandate_is_exchanged_for_its_agents(shared: Running, admin: Admin, client: Client) -> None:
     token = await client.own()
-    agent = await admin.agent(client.id, session_id=_read(shared, token).session_id)
-    exchanged = _read(shared, await client.exchange(token, agent_session_id=agent))
+    agent = await admin.agent(client.id, session_id=read(shared, token).session_id)
+    exchanged = read(shared, await client.exchange(token, agent_session_id=agent))
     assert (exchanged.agent_session_id, exchanged.subject) == (agent, client.id)
 
 
@@ -133,7 +122,7 @@ async def test_a_user_who_is_called_like_it_is_somebody_else(shared: Running, ad
         await admin.session(other, client.id, subject_type="application"),
         await admin.session(client.id, "alice", subject_type="application"),
     ]
-    assert _read(shared, await client.own()).session_id not in sessions
+    assert read(shared, await client.own()).session_id not in sessions
 
 
 ENDED: Final[dict[str, Callable[[Admin, Mandate], dict[str, str]]]] = {
@@ -149,11 +138,11 @@ async def test_what_ends_its_session_ends_its_mandates_and_it_begins_anew(
     shared: Running, admin: Admin, client: Client, ended: Callable[[Admin, Mandate], dict[str, str]]
 ) -> None:
     token = await client.own()
-    body = ended(admin, _read(shared, token))
+    body = ended(admin, read(shared, token))
     await admin.make("cutoffs" if "target" in body else "revocations", **body)
     assert await look_as(shared, shared.admin_key, token) == {"active": False}
     again = await client.own()
-    assert _read(shared, again).session_id != _read(shared, token).session_id
+    assert read(shared, again).session_id != read(shared, token).session_id
     assert (await client.look(again))["active"] is True
 
 

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +20,7 @@ from countermand.log.anchor import Kind
 from countermand.log.codec import to_base64
 from countermand.tokens.mandate import SigningKey, parse_mandate
 from countermand.transport.http import open_client
-from countermand.wiring import connect
-from tests.integration.admin import AUDIENCE, Admin, administering
+from tests.integration.admin import AUDIENCE, administering
 from tests.integration.exchanging import REVOKE, Fleet, altered, new_client, new_fleet
 from tests.integration.problems import refused_by_oauth
 from tests.integration.rooms import Rooms
@@ -30,33 +28,6 @@ from tests.integration.verifier import TOOLS, Verifier
 from tests.running import Running, authority_running, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def fleet(admin: Admin, http: httpx2.AsyncClient) -> Fleet:
-    return await new_fleet(admin, http)
-
-
-@pytest.fixture(scope="module")
-async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
-    """One for tests that change nothing."""
-    async with administering(shared) as opened:
-        yield await new_fleet(opened, http)
-
-
-@asynccontextmanager
-async def _guarding(running: Running) -> AsyncIterator[Guard]:
-    """A resource server elsewhere: a guard that follows the log over HTTP."""
-    pin = running.data.pin.read_text()
-    guard = connect(running.url, issuer=running.url, audience=AUDIENCE, api_key=running.replica_key, pin=pin)
-    async with guard:
-        yield guard
 
 
 async def _rejected(guard: Guard, token: str) -> bool:
@@ -79,7 +50,7 @@ async def test_a_guard_rejects_what_its_holder_has_ended_and_what_was_exchanged_
     worker = await fleet.at_worker(agent)
     helper = await fleet.at_helper(worker)
     beside = await fleet.at_worker(agent)
-    async with _guarding(shared) as guard:
+    async with shared.guard(AUDIENCE) as guard:
         for token in (fleet.token, agent, worker, helper, beside):
             await until(lambda token=token: _passes(guard, token), "the guard follows")  # type: ignore[misc]
         await fleet.worker.end(worker)

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,24 +23,6 @@ from tests.looking import looking_into
 from tests.running import Running, authority_running
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def fleet(admin: Admin, http: httpx2.AsyncClient) -> Fleet:
-    return await new_fleet(admin, http)
-
-
-@pytest.fixture(scope="module")
-async def kept(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[Fleet]:
-    """One for tests that change nothing."""
-    async with administering(shared) as opened:
-        yield await new_fleet(opened, http)
 
 
 def _read(running: Running, token: str) -> Mandate:

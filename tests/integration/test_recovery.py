@@ -34,6 +34,12 @@ pytestmark = pytest.mark.anyio
 ISSUER = "https://idp.example"
 
 
+@pytest.fixture
+def memory() -> Memory:
+    """A witness who remembers what the backup forgets."""
+    return Memory()
+
+
 async def remembered(rooms: Rooms, memory: Memory) -> None:
     """Let `memory` hold all that a way holds on which everything was published."""
     signed = await rooms.heartbeat.sign()
@@ -42,6 +48,14 @@ async def remembered(rooms: Rooms, memory: Memory) -> None:
     known = {candidate.entry: candidate for candidate in [*memory.holds.candidates, *await rooms.candidates()]}
     memory.checkpoints = [signed.signed]
     memory.holds = Told(list(known.values()), held)
+
+
+@asynccontextmanager
+async def remembering(path: Path, memory: Memory) -> AsyncIterator[Rooms]:
+    """Give an authority; what is in its ledger at the end of the block is remembered."""
+    async with rooms_open(path) as rooms:
+        yield rooms
+        await remembered(rooms, memory)
 
 
 @asynccontextmanager
@@ -61,9 +75,8 @@ async def is_dead(rooms: Rooms, session: Session) -> None:
         await rooms.service.minting.issue(session.id, [AUDIENCE], [])
 
 
-async def test_what_was_lost_is_appended_again_and_what_it_names_is_marked(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_what_was_lost_is_appended_again_and_what_it_names_is_marked(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         revoking = old.service.revoking
         session, good = await old.session(), await old.session(subject="bob")
         agent = await old.service.opening.start_agent(session.application_id, "worker", 3600, session_id=session.id)
@@ -72,7 +85,6 @@ async def test_what_was_lost_is_appended_again_and_what_it_names_is_marked(tmp_p
         await revoking.revoke(Kind.SESSION, session.id, "leaked")
         await revoking.revoke(Kind.SESSION, unknown.id)
         await revoking.revoke(Kind.TOKEN, "their-jti", issuer=ISSUER)
-        await remembered(old, memory)
         lost = await last_entries(old, 3)
     async with reopened(tmp_path, old, memory) as rooms:
         rooms.clock.advance(600_000)
@@ -97,13 +109,11 @@ async def test_what_was_lost_is_appended_again_and_what_it_names_is_marked(tmp_p
         await rooms.service.minting.issue(good.id, [AUDIENCE], [])
 
 
-async def test_everything_opened_before_is_cut_off_unless_sessions_are_kept(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_everything_opened_before_is_cut_off_unless_sessions_are_kept(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         session = await old.session()
         back_up(old.data, tmp_path / "backup.db")
         await old.append(2)
-        await remembered(old, memory)
     async with reopened(tmp_path, old, memory) as rooms:
         found = await rooms.service.recovery.recover()
         assert (found.is_cut_off, found.lost) == (True, 2)
@@ -118,14 +128,12 @@ async def test_everything_opened_before_is_cut_off_unless_sessions_are_kept(tmp_
         await rooms.service.minting.issue((await rooms.session()).id, [AUDIENCE], [])
 
 
-async def test_a_lost_cutoff_ends_what_it_ended_and_nothing_that_came_after_it(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_a_lost_cutoff_ends_what_it_ended_and_nothing_that_came_after_it(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         before, other = await old.session(), await old.session(subject="bob")
         back_up(old.data, tmp_path / "backup.db")
         old.clock.advance(10_000)
         await old.service.revoking.cut_off("subject:alice")
-        await remembered(old, memory)
     async with reopened(tmp_path, old, memory) as rooms:
         rooms.clock.advance(10_000)
         after = await rooms.session()
@@ -135,14 +143,12 @@ async def test_a_lost_cutoff_ends_what_it_ended_and_nothing_that_came_after_it(t
             await rooms.service.minting.issue(session.id, [AUDIENCE], [])
 
 
-async def test_sessions_are_not_kept_where_nobody_can_tell_what_was_revoked(tmp_path: Path) -> None:
+async def test_sessions_are_not_kept_where_nobody_can_tell_what_was_revoked(tmp_path: Path, memory: Memory) -> None:
     """A replica says where it is, and holds no entries that it could give back."""
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+    async with remembering(tmp_path, memory) as old:
         back_up(old.data, tmp_path / "backup.db")
         await old.append(5)
-        await remembered(old, memory)
-        candidates = memory.holds.candidates
+    candidates = memory.holds.candidates
     for kept, missing, lost in (((), 5, 0), (candidates[3:], 3, 2), (candidates[:3], 5, 0)):
         memory.holds = Told(kept)
         async with reopened(tmp_path, old, memory) as rooms:
@@ -154,30 +160,23 @@ async def test_sessions_are_not_kept_where_nobody_can_tell_what_was_revoked(tmp_
             assert (await rooms.head()).rev == Rev(2, 5 + lost + 1), "above all that was seen"
 
 
-async def test_forgeries_beside_the_truth_are_not_appended(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_forgeries_beside_the_truth_are_not_appended(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         good = await old.session()
         back_up(old.data, tmp_path / "backup.db")
         await old.append(3)
-        await remembered(old, memory)
-        true = memory.holds.candidates
-        forged = [
-            Candidate(one.seq, one.previous, Entry(1, one.seq, Kind.SESSION, good.id, 1).to_bytes()) for one in true
-        ]
-        beyond = Entry(1, 4, Kind.SESSION, good.id, 1)
-        memory.holds = Told(
-            [*forged, *true, *forged, Candidate(4, true[-1].link, beyond.to_bytes())], [b"", bytes(161)]
-        )
+    true = memory.holds.candidates
+    forged = [Candidate(one.seq, one.previous, Entry(1, one.seq, Kind.SESSION, good.id, 1).to_bytes()) for one in true]
+    beyond = Entry(1, 4, Kind.SESSION, good.id, 1)
+    memory.holds = Told([*forged, *true, *forged, Candidate(4, true[-1].link, beyond.to_bytes())], [b"", bytes(161)])
     async with reopened(tmp_path, old, memory) as rooms:
         assert (await rooms.service.recovery.recover(keep_sessions=True)).lost == 3
         await rooms.service.minting.issue(good.id, [AUDIENCE], [])
 
 
-async def test_what_only_a_snapshot_still_says_is_revoked_by_its_id(tmp_path: Path) -> None:
+async def test_what_only_a_snapshot_still_says_is_revoked_by_its_id(tmp_path: Path, memory: Memory) -> None:
     """The stream holds a day; a backup may be older."""
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+    async with remembering(tmp_path, memory) as old:
         revoking = old.service.revoking
         session, last = await old.session(), await old.session()
         await revoking.revoke(Kind.SESSION, (await old.session()).id)
@@ -188,8 +187,7 @@ async def test_what_only_a_snapshot_still_says_is_revoked_by_its_id(tmp_path: Pa
         snapshot = make_snapshot(at, await last_entries(old, 3), old.keys.checkpoint)
         await revoking.revoke(Kind.TOKEN, "their-jti", issuer=ISSUER)
         await revoking.revoke(Kind.SESSION, last.id)
-        await remembered(old, memory)
-        memory.holds = Told(memory.holds.candidates[2:], snapshot=snapshot)
+    memory.holds = Told(memory.holds.candidates[2:], snapshot=snapshot)
     async with reopened(tmp_path, old, memory) as rooms:
         found = await rooms.service.recovery.recover(keep_sessions=True)
         assert (found.lost, found.missing) == (4, 0)
@@ -197,8 +195,7 @@ async def test_what_only_a_snapshot_still_says_is_revoked_by_its_id(tmp_path: Pa
             await is_dead(rooms, dead)
 
 
-async def test_what_a_snapshot_says_by_a_hash_alone_is_missing(tmp_path: Path) -> None:
-    memory = Memory()
+async def test_what_a_snapshot_says_by_a_hash_alone_is_missing(tmp_path: Path, memory: Memory) -> None:
     async with rooms_open(tmp_path) as old:
         await old.service.revoking.cut_off("subject:bob")
         back_up(old.data, tmp_path / "backup.db")
@@ -213,15 +210,13 @@ async def test_what_a_snapshot_says_by_a_hash_alone_is_missing(tmp_path: Path) -
         assert (found.lost, found.missing) == (0, 3)
 
 
-async def test_what_the_ledger_revokes_as_well_is_not_appended_again(tmp_path: Path) -> None:
+async def test_what_the_ledger_revokes_as_well_is_not_appended_again(tmp_path: Path, memory: Memory) -> None:
     """A fork: both have an entry of their own at every number."""
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+    async with remembering(tmp_path, memory) as old:
         sessions = [await old.session() for _ in range(3)]
         back_up(old.data, tmp_path / "backup.db")
         for session in sessions[:2]:
             await old.service.revoking.revoke(Kind.SESSION, session.id)
-        await remembered(old, memory)
     put_back(tmp_path / "backup.db", old.data)
     async with rooms_open(tmp_path, clock=old.clock) as branch:
         for session in (sessions[2], sessions[1]):
@@ -237,13 +232,11 @@ async def test_what_the_ledger_revokes_as_well_is_not_appended_again(tmp_path: P
             await is_dead(rooms, session)
 
 
-async def test_a_backup_from_before_a_recovery_begins_a_generation_above_that(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_a_backup_from_before_a_recovery_begins_a_generation_above_that(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         first, second = await old.session(), await old.session()
         back_up(old.data, tmp_path / "backup.db")
         await old.service.revoking.revoke(Kind.SESSION, first.id)
-        await remembered(old, memory)
     async with reopened(tmp_path, old, memory) as rooms:
         await rooms.service.recovery.recover(keep_sessions=True)
         await rooms.service.revoking.revoke(Kind.SESSION, second.id)
@@ -297,12 +290,12 @@ async def test_a_cutoff_reaches_mandates_of_older_generations_whatever_their_num
             assert (ended is not None) is is_ended, rev
 
 
-async def test_a_dry_run_changes_nothing_and_a_ledger_that_nobody_disputes_is_left_alone(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_a_dry_run_changes_nothing_and_a_ledger_that_nobody_disputes_is_left_alone(
+    tmp_path: Path, memory: Memory
+) -> None:
+    async with remembering(tmp_path, memory) as old:
         back_up(old.data, tmp_path / "backup.db")
         await old.append(1)
-        await remembered(old, memory)
     async with reopened(tmp_path, old, memory) as rooms:
         before = await rooms.candidates()
         found = await rooms.service.recovery.recover(dry_run=True)
@@ -319,12 +312,10 @@ async def test_a_dry_run_changes_nothing_and_a_ledger_that_nobody_disputes_is_le
             assert (await connection.execute(select(tables.testimonies))).all() == []
 
 
-async def test_two_recoveries_at_once_begin_one_generation(tmp_path: Path) -> None:
-    memory = Memory()
-    async with rooms_open(tmp_path) as old:
+async def test_two_recoveries_at_once_begin_one_generation(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
         back_up(old.data, tmp_path / "backup.db")
         await old.append(5)
-        await remembered(old, memory)
     async with reopened(tmp_path, old, memory) as rooms:
         recover = rooms.service.recovery.recover
         answers = await asyncio.gather(*[recover() for _ in range(3)], return_exceptions=True)

@@ -1,7 +1,6 @@
 """Revocation by filter: exactly what matches and stands, in whole steps of a bounded size, an entry for each."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any, Final
 
@@ -11,21 +10,14 @@ from countermand.authority import sweeping
 from countermand.authority.model import Filter, SubjectType, Sweep
 from countermand.errors import InvalidValueError, MalformedError, NotActiveError
 from countermand.log.anchor import Kind
-from tests.integration.admin import AUDIENCE, Admin, Json, administering
+from tests.integration.admin import AUDIENCE, Admin, Json
 from tests.integration.problems import refused
 from tests.integration.rooms import Rooms, insert_sessions
-from tests.running import Running
 
 pytestmark = pytest.mark.anyio
 
 PATH: Final = "revocations/by-filter"
 ALICES: Final = Filter(kind=Kind.SESSION, subject="alice")
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as admin:
-        yield admin
 
 
 async def _end(admin: Admin, **body: Any) -> Json:

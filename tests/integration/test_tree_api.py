@@ -1,7 +1,6 @@
 """The tree over HTTP: what is opened on what, what a revocation reaches, and what a dry run says beforehand."""
 
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.anyio
 
 ZEROS: Final = "0" * 32
 NOTHING: Final = {"counts": {}, "is_whole": True}
-
-
-@pytest.fixture
-async def admin(shared: Running) -> AsyncIterator[Admin]:
-    async with administering(shared) as opened:
-        yield opened
 
 
 @dataclass(frozen=True, slots=True)
