@@ -14,6 +14,7 @@ tokens       a token from a person's hands, taken apart
 following    a replica of the command line's own
 terminal     what is printed, safely, and the options that verbs share
 client       the authority's API as all of them use it
+asking       one question to it
 
 demo         `demo`, which judges itself
 watch        `up --demo`, for a person

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from countermand.cli.asking import ask
 from countermand.cli.client import AuthorityClient
-from countermand.cli.terminal import DataDirOption, JsonOption, ReasonOption, moment, printable, run, say, say_json
+from countermand.cli.terminal import DataDirOption, JsonOption, ReasonOption, moment_of, printable, say, say_json
 from countermand.settings import ClientSettings
 
 DAY_S: Final = 86_400
@@ -29,12 +30,7 @@ class KeyRole(StrEnum):
 def list_keys(*, as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
     """List every key: what it may do, and when it was made and last used."""
     settings = ClientSettings.read(data_dir)
-
-    async def read() -> list[dict[str, Any]]:
-        async with AuthorityClient.open(settings) as client:
-            return [key async for page in client.api_keys() for key in page]
-
-    keys = run(read())
+    keys = ask(settings, _every_key)
     if as_json:
         say_json({"keys": keys})
     else:
@@ -51,12 +47,8 @@ def create(
 ) -> None:
     """Make a key, and print it, this once."""
     settings = ClientSettings.read(data_dir)
-
-    async def make() -> str:
-        async with AuthorityClient.open(settings) as client:
-            return await client.create_api_key(role.value, name, lifetime_s=days * DAY_S if days else None)
-
-    say(run(make()))
+    lifetime_s = days * DAY_S if days else None
+    say(ask(settings, lambda client: client.create_api_key(role.value, name, lifetime_s=lifetime_s)))
 
 
 @access.command()
@@ -68,12 +60,11 @@ def revoke(
 ) -> None:
     """Revoke a key, for ever."""
     settings = ClientSettings.read(data_dir)
+    say(_line(ask(settings, lambda client: client.revoke_api_key(id_, reason))))
 
-    async def end() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.revoke_api_key(id_, reason)
 
-    say(_line(run(end())))
+async def _every_key(client: AuthorityClient) -> list[dict[str, Any]]:
+    return [key async for page in client.api_keys() for key in page]
 
 
 def _line(key: Mapping[str, Any]) -> str:
@@ -82,16 +73,12 @@ def _line(key: Mapping[str, Any]) -> str:
 
 def _state(key: Mapping[str, Any]) -> Iterator[str]:
     if key["revoked_at"] is not None:
-        yield f"revoked since {_moment(key['revoked_at'])}"
+        yield f"revoked since {moment_of(key['revoked_at'])}"
     elif key["expires_at"] is None:
         yield "never expires"
     else:
         expired = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
-        yield f"{'expired since' if expired else 'good until'} {_moment(key['expires_at'])}"
-    yield "never used" if key["last_used_at"] is None else f"used {_moment(key['last_used_at'])}"
+        yield f"{'expired since' if expired else 'good until'} {moment_of(key['expires_at'])}"
+    yield "never used" if key["last_used_at"] is None else f"used {moment_of(key['last_used_at'])}"
     if key["application_id"] is not None:
         yield key["application_id"]
-
-
-def _moment(text: str) -> str:
-    return moment(datetime.fromisoformat(text))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
@@ -13,7 +12,7 @@ from countermand.cli.client import AuthorityClient
 from countermand.cli.following import UNKNOWN_EXIT, pinned
 from countermand.cli.terminal import (
     DataDirOption,
-    moment,
+    moment_of_ms,
     printable,
     run,
     say,
@@ -143,7 +142,7 @@ def _lines(records: Iterable[ChainedRow | Seal]) -> Iterator[str]:
 
 
 def _line(row: AuditRow) -> str:
-    at = moment(datetime.fromtimestamp(row.at_ms / 1000, UTC))
+    at = moment_of_ms(row.at_ms)
     entry = "" if row.seq is None else f"entry {row.seq}"
     where = f"from {row.remote} (request {row.request_id})" if row.request_id else ""
     words = (row.role, row.key_id, row.application_id, row.action, row.target, row.issuer, entry, row.reason, where)
@@ -156,7 +155,7 @@ def _told(proof: AuditProof) -> Iterator[str]:
         yield f"{rows} rows, chained; NOTHING IS PROVEN: no signed checkpoint is among them" if rows else "no rows"
         return
     number, checkpoint = proof.sealed
-    at = moment(datetime.fromtimestamp(checkpoint.at_ms / 1000, UTC))
+    at = moment_of_ms(checkpoint.at_ms)
     yield f"rows 1 to {number} are proven: {checkpoint.log_id} signed them at {at}"
     if number < rows:
         yield f"rows {number + 1} to {rows} are NOT PROVEN: they are chained, and no signature is kept yet"

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
@@ -16,14 +15,13 @@ from typing import Annotated, Any, BinaryIO, Final
 import typer
 from rich.text import Text
 
-from countermand.cli.client import AuthorityClient
+from countermand.cli.asking import ask
 from countermand.cli.terminal import (
     DataDirOption,
     JsonOption,
     err,
-    moment,
+    moment_of_ms,
     printable,
-    run,
     say,
     say_json,
     span,
@@ -157,17 +155,13 @@ class _Reasons:
         if not self._answers:
             return {}
         try:
-            return run(self._read(seq))
+            return ask(self._settings, lambda client: client.revocation(seq))
         except NotFoundError:
             return {}
         except CountermandError as error:
             self._answers = False
             err.print(f"the authority does not tell reasons: {without_tokens(printable(str(error)))}")
             return {}
-
-    async def _read(self, seq: int) -> dict[str, Any]:
-        async with AuthorityClient.open(self._settings) as client:
-            return await client.revocation(seq)
 
 
 def _is_about(entry: dict[str, Any], record: Record) -> bool:
@@ -180,7 +174,7 @@ def _is_about(entry: dict[str, Any], record: Record) -> bool:
 def _told(record: Record, reason: str) -> Iterator[Text]:
     """Yield the lines that tell a record in plain words."""
     answer = f": {record.status} {record.code}" if record.status is not None else ""
-    at = moment(datetime.fromtimestamp(record.at_ms / 1000, UTC))
+    at = moment_of_ms(record.at_ms)
     head = f"{at}  {_OUTCOMES[record.outcome]}{answer}"
     yield Text(_shown(head), _COLOURS.get(record.outcome, "red"))
     for name, words in (

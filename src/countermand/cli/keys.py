@@ -1,14 +1,13 @@
 """Verbs for the signing keys: `keys list`, `keys rotate` and `keys withdraw`."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from countermand.cli.client import AuthorityClient
-from countermand.cli.terminal import DataDirOption, JsonOption, ReasonOption, moment, printable, run, say, say_json
+from countermand.cli.asking import ask
+from countermand.cli.terminal import DataDirOption, JsonOption, ReasonOption, moment_of, printable, say, say_json
 from countermand.settings import ClientSettings
 
 keys = typer.Typer(help="The keys that sign checkpoints and mandates.", no_args_is_help=True)
@@ -25,17 +24,12 @@ class SigningPurpose(StrEnum):
 def list_keys(*, as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
     """List the signing keys, where each stands, and what a new replica is told to believe."""
     settings = ClientSettings.read(data_dir)
-
-    async def ask() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.signing_keys()
-
-    answer = run(ask())
+    answer = ask(settings, lambda client: client.signing_keys())
     if as_json:
         say_json(answer)
         return
     for key in sorted(answer["keys"], key=lambda key: (key["purpose"], key["created_at"])):
-        say(f"{key['purpose']:10}  {key['state']:9} since {_at(key['since'])}  {key['algorithm']:7}  {key['id']}")
+        say(f"{key['purpose']:10}  {key['state']:9} since {moment_of(key['since'])}  {key['algorithm']:7}  {key['id']}")
     say(f"keyset {answer['keyset']}", f"pin    {printable(answer['pin'])}")
 
 
@@ -60,12 +54,7 @@ def rotate(
     The new key is made known first, and signs once every live replica that reports knows it and the wait is over.
     """
     settings = ClientSettings.read(data_dir)
-
-    async def ask() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.rotate_signing_key(purpose, wait_s=wait, force=force)
-
-    _report(run(ask()), as_json=as_json)
+    _report(ask(settings, lambda client: client.rotate_signing_key(purpose, wait_s=wait, force=force)), as_json=as_json)
 
 
 @keys.command()
@@ -82,12 +71,7 @@ def withdraw(
     new pin to every resource server: one that starts with the old pin believes whoever has that key.
     """
     settings = ClientSettings.read(data_dir)
-
-    async def ask() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.withdraw_signing_key(id_, reason)
-
-    _report(run(ask()), as_json=as_json)
+    _report(ask(settings, lambda client: client.withdraw_signing_key(id_, reason)), as_json=as_json)
 
 
 def _report(key: Mapping[str, Any], *, as_json: bool) -> None:
@@ -96,10 +80,6 @@ def _report(key: Mapping[str, Any], *, as_json: bool) -> None:
         return
     name = f"{key['purpose']} key {printable(key['id'])}"
     if key["state"] == "next":
-        say(f"{name} is made known; it signs from {_at(key['switch_at'])}, once every live replica knows it")
+        say(f"{name} is made known; it signs from {moment_of(key['switch_at'])}, once every live replica knows it")
     else:
         say(f"{name} is {key['state']}")
-
-
-def _at(text: str) -> str:
-    return moment(datetime.fromisoformat(text))

@@ -8,12 +8,14 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from countermand.cli.asking import ask
 from countermand.cli.client import AuthorityClient
 from countermand.cli.following import following
 from countermand.cli.terminal import (
     DataDirOption,
     JsonOption,
-    moment,
+    moment_of,
+    moment_of_ms,
     printable,
     run,
     say,
@@ -75,7 +77,7 @@ def _state(thing: Mapping[str, Any], now: datetime) -> str:
 
 def _when(session: Mapping[str, Any]) -> str:
     """Say what a session is, and until or since when. When its ancestor ended, or a cutoff came, is not known here."""
-    at = moment(datetime.fromisoformat(session["revoked_at"] or session["expires_at"]))
+    at = moment_of(session["revoked_at"] or session["expires_at"])
     if session["state"] == _ENDED:
         return _ENDED
     return f"{session['state']} {'until' if session['stands'] else 'since'} {at}"
@@ -92,12 +94,7 @@ def tree(
     Revoking a node ends all that hangs from it. A delegation ends with what it handed on, and not its receiver.
     """
     settings = ClientSettings.read(data_dir)
-
-    async def read() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.tree(id_)
-
-    answer = run(read())
+    answer = ask(settings, lambda client: client.tree(id_))
     if as_json:
         say_json(answer)
         return
@@ -151,11 +148,7 @@ def tail(*, data_dir: DataDirOption = None) -> None:
 
 def _print_entries(entries: Sequence[Entry]) -> None:
     for entry in entries:
-        before = "" if entry.issued_before_ms is None else f"  issued before {_moment(entry.issued_before_ms)}"
+        before = "" if entry.issued_before_ms is None else f"  issued before {moment_of_ms(entry.issued_before_ms)}"
         texts = "  ".join(text for text in (entry.id, entry.issuer, entry.reason) if text)
         shown = without_tokens(printable(texts))
-        say(f"{entry.seq:>8}  {_moment(entry.at_ms)}  {entry.kind.text}  {shown}{before}")
-
-
-def _moment(ms: int) -> str:
-    return moment(datetime.fromtimestamp(ms / 1000, UTC))
+        say(f"{entry.seq:>8}  {moment_of_ms(entry.at_ms)}  {entry.kind.text}  {shown}{before}")

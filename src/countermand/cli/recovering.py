@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from countermand.cli.client import AuthorityClient
-from countermand.cli.terminal import DataDirOption, JsonOption, printable, run, say, say_json
+from countermand.cli.asking import ask
+from countermand.cli.terminal import DataDirOption, JsonOption, printable, say, say_json
 from countermand.settings import ClientSettings
 
 ledger: Final = typer.Typer(help="The ledger: mend it after a restore or a fork.", no_args_is_help=True)
@@ -36,12 +36,7 @@ def recover(
     It appends again what witnesses hold, begins another generation, and cuts off all that was opened or issued before.
     """
     settings = ClientSettings.read(data_dir)
-
-    async def ask() -> dict[str, Any]:
-        async with AuthorityClient.open(settings) as client:
-            return await client.recover(keep_sessions=keep_sessions, force=force, dry_run=dry_run)
-
-    answer = run(ask())
+    answer = ask(settings, lambda client: client.recover(keep_sessions=keep_sessions, force=force, dry_run=dry_run))
     if as_json:
         say_json(answer)
         return

@@ -1,13 +1,13 @@
 """Verbs that end something: `revoke` and `cutoff`."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from countermand.cli.client import AuthorityClient
+from countermand.cli.asking import ask
 from countermand.cli.terminal import (
     DataDirOption,
     DryRunOption,
@@ -17,7 +17,6 @@ from countermand.cli.terminal import (
     listed,
     moment,
     printable,
-    run,
     say,
     say_json,
     without_tokens,
@@ -71,10 +70,10 @@ def revoke(  # noqa: PLR0913 - one for each option
         raise typer.BadParameter("a grant is only closed, which takes no such option: add --cascade to revoke it")
     settings = ClientSettings.read(data_dir)
     if closes:
-        grant = _ask(settings, lambda client: client.close_grant(id_))
+        grant = ask(settings, lambda client: client.close_grant(id_))
         _report(grant, _closed(grant), as_json=as_json)
         return
-    answer = _ask(settings, lambda client: client.revoke(kind, id_, reason, issuer=issuer, bare=bare, dry_run=dry_run))
+    answer = ask(settings, lambda client: client.revoke(kind, id_, reason, issuer=issuer, bare=bare, dry_run=dry_run))
     is_kept = kind is not Revocable.TOKEN and not issuer and not bare
     _report(answer, _revoked(f"{kind} {printable(id_)}", answer, is_kept=is_kept), as_json=as_json)
 
@@ -104,21 +103,13 @@ def cutoff(  # noqa: PLR0913 - one for each option
         raise typer.BadParameter("give one of --subject, --application and --all")
     until = _instant(before)
     settings = ClientSettings.read(data_dir)
-    answer = _ask(
+    answer = ask(
         settings,
         lambda client: client.cut_off(targets[0], before=until, issuer=issuer, reason=reason, dry_run=dry_run),
     )
     whom = "" if everyone else f" to {printable(targets[0].replace(':', ' ', 1))}"
     what = f"what {printable(issuer) if issuer else 'was'} issued{whom} before {moment(until) if until else 'now'}"
     _report(answer, _cut(what, answer, is_kept=not issuer), as_json=as_json)
-
-
-def _ask(settings: ClientSettings, question: Callable[[AuthorityClient], Awaitable[Answer]]) -> Answer:
-    async def ask() -> Answer:
-        async with AuthorityClient.open(settings) as client:
-            return await question(client)
-
-    return run(ask())
 
 
 def _report(answer: Answer, sentence: str, *, as_json: bool) -> None:

@@ -73,6 +73,16 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def moment_of(text: str) -> str:
+    """Return an instant that the authority's API gave, to the second, UTC."""
+    return moment(datetime.fromisoformat(text))
+
+
+def moment_of_ms(ms: int) -> str:
+    """Return an instant that is given in milliseconds since 1970, to the second, UTC."""
+    return moment(datetime.fromtimestamp(ms / 1000, UTC))
+
+
 def span(seconds: float) -> str:
     """Return a length of time in the unit that suits it."""
     for unit_s, name in _UNITS:

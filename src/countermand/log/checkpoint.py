@@ -90,6 +90,12 @@ class Pin:
             raise BadSignatureError("the record's signature does not hold") from None
 
 
+def sign_record(context: bytes, body: bytes, key: Ed25519PrivateKey) -> bytes:
+    """Return `body` with the id of `key` and its signature for the purpose `context`, as `Pin.verify` takes them."""
+    signed = body + key_id(key.public_key())
+    return signed + key.sign(context + signed)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The ledger `log_id` ended at `rev` with chain hash `link` at `at_ms` (UTC, by the authority's clock).
@@ -117,8 +123,7 @@ class Checkpoint:
 
     def sign(self, key: Ed25519PrivateKey) -> bytes:
         """Return the signed record, 185 bytes."""
-        body = bytes((VERSION,)) + self.to_bytes() + self.audit + key_id(key.public_key())
-        return body + key.sign(_CONTEXT + body)
+        return sign_record(_CONTEXT, bytes((VERSION,)) + self.to_bytes() + self.audit, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from countermand.errors import KeysetError, MalformedError, UnknownVersionError
 from countermand.log import codec
 from countermand.log.chain import LogId
-from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Pin, key_id
+from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Pin, sign_record
 
 VERSION: Final = 1
 MAX_KEYS: Final = 8
@@ -55,8 +55,8 @@ def sign_keyset(pin: Pin, key: Ed25519PrivateKey) -> bytes:
     if not 1 <= len(pin.keys) <= MAX_KEYS or pin.version < 1:
         raise MalformedError(f"a keyset has a version from 1, and 1 to {MAX_KEYS} keys")
     body = bytes((VERSION,)) + pin.log_id.raw + codec.number(pin.version, 8) + codec.number(len(pin.keys), 1)
-    body += b"".join(sorted(public.public_bytes_raw() for public in pin.keys.values())) + key_id(key.public_key())
-    return body + key.sign(_CONTEXT + body)
+    body += b"".join(sorted(public.public_bytes_raw() for public in pin.keys.values()))
+    return sign_record(_CONTEXT, body, key)
 
 
 def parse_keyset(data: bytes) -> UnverifiedKeyset:

@@ -16,7 +16,7 @@ from countermand.errors import MalformedError, SnapshotMismatchError, UnknownVer
 from countermand.log import codec
 from countermand.log.anchor import OWN_KEY_BYTES, Kind, Rev, kind_numbered
 from countermand.log.chain import LINK_BYTES
-from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Checkpoint, Pin, key_id
+from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Checkpoint, Pin, sign_record
 from countermand.log.entry import Entry
 from countermand.log.revoked import NEVER, Cutoff, RevokedSet, expiry_hour
 
@@ -44,8 +44,7 @@ class SnapshotHeader:
     def sign(self, key: Ed25519PrivateKey) -> bytes:
         """Return the signed header, 201 bytes."""
         records = codec.number(self.count, 8) + codec.number(self.length, 8) + self.digest
-        body = bytes((VERSION,)) + self.checkpoint.to_bytes() + records + key_id(key.public_key())
-        return body + key.sign(_CONTEXT + body)
+        return sign_record(_CONTEXT, bytes((VERSION,)) + self.checkpoint.to_bytes() + records, key)
 
     @classmethod
     def verify(cls, data: bytes, pin: Pin) -> Self:

@@ -16,7 +16,7 @@ from countermand.errors import MalformedError, UnknownVersionError
 from countermand.log import codec
 from countermand.log.anchor import Rev
 from countermand.log.chain import LINK_BYTES, LogId
-from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Pin, key_id
+from countermand.log.checkpoint import KEY_ID_BYTES, SIGNATURE_BYTES, Pin, sign_record
 
 VERSION: Final = 1
 SUCCESSION_BYTES: Final = 1 + 16 + 8 + 8 + LINK_BYTES + 8 + 8 + KEY_ID_BYTES + SIGNATURE_BYTES
@@ -58,8 +58,7 @@ class Succession:
 
     def sign(self, key: Ed25519PrivateKey) -> bytes:
         """Return the signed record, 161 bytes."""
-        body = bytes((VERSION,)) + self._to_bytes() + key_id(key.public_key())
-        return body + key.sign(_CONTEXT + body)
+        return sign_record(_CONTEXT, bytes((VERSION,)) + self._to_bytes(), key)
 
     @classmethod
     def verify(cls, data: bytes, pin: Pin) -> Self:

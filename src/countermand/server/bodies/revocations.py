@@ -62,8 +62,8 @@ class PreviewOut(Answer):
     reach: ReachOut
 
 
-class RevocationOut(Answer):
-    """`seq` is the entry of the ledger: whoever has applied it enforces this."""
+class _RevokedOut(Answer):
+    """What was revoked, and by which entry of the ledger."""
 
     seq: int
     generation: int
@@ -72,20 +72,18 @@ class RevocationOut(Answer):
     issuer: str
     reason: str
     revoked_at: Annotated[Time, Field(validation_alias="at_ms")]
+
+
+class RevocationOut(_RevokedOut):
+    """`seq` is the entry of the ledger: whoever has applied it enforces this."""
+
     is_new: bool
     reach: ReachOut
 
 
-class EntryOut(Answer):
+class EntryOut(_RevokedOut):
     """An entry of the ledger. Without `expires_at` it is in force for ever."""
 
-    seq: int
-    generation: int
-    kind: KindText
-    id: str
-    issuer: str
-    reason: str
-    revoked_at: Annotated[Time, Field(validation_alias="at_ms")]
     issued_before: Annotated[TimeOrNone, Field(validation_alias="issued_before_ms")]
     expires_at: ExpiresAtOrNone
 
