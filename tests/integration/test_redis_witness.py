@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def told(running: Plane) -> Told:
     """Ask as a start does, once all of the ledger is on Redis."""
     head = await running.rooms.head()
-    await until(lambda: running.relay.published_seq == head.rev.seq, "all of it is published")
+    await until(lambda: running.relay.way.published_seq == head.rev.seq, "all of it is published")
     url = running.redis.url
     return await LogWitness("redis", partial(open_writer, url, KEYS), RedisLog(url, KEYS)).told()
 
@@ -45,7 +45,7 @@ async def test_a_stream_that_takes_longer_to_read_than_replicas_wait_for_a_check
                 pipeline.xadd(KEYS.stream, {"session_id": f"below-{number}"})
             pipeline.execute()
         ids += await running.revoke()
-        await until(lambda: running.relay.published_seq == 2, "all of it is published")
+        await until(lambda: running.relay.way.published_seq == 2, "all of it is published")
         running.rooms.heartbeat.close()
         monkeypatch.setattr("countermand.transport.redis.PAGE", 10)
         monkeypatch.setattr("countermand.transport.redis.QUIET_S", 0.05)
@@ -57,5 +57,5 @@ async def test_the_beginning_of_every_generation_is_told(tmp_path: Path) -> None
     async with plane(tmp_path, replicas=0) as running:
         for generation in (2, 3):
             await running.rooms.service.recovery.recover(force=True)
-            await until(lambda: running.relay.published_seq == generation - 1, "the generation is published")  # noqa: B023
+            await until(lambda: running.relay.way.published_seq == generation - 1, "the generation is published")  # noqa: B023
         assert len({signed[:81] for signed in (await told(running)).successions}) == 2
