@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from countermand.authority import heartbeat as heartbeat_module
 from countermand.authority import tables
 from countermand.authority.heartbeat import Heartbeat
-from countermand.authority.keys import Keys, open_keys
+from countermand.authority.keys import Keys, generate, open_keys
 from countermand.authority.model import KeyState, Purpose, ReplicaReport
 from countermand.authority.replicas import EVERY_MS, KEPT_MS, LIVE_MS, MAX_OF_KEY
 from countermand.authority.rotation import OVERLAP_MS, WAIT_S, Rotation
@@ -21,6 +21,7 @@ from countermand.log.anchor import Kind
 from countermand.log.checkpoint import Pin, parse_checkpoint
 from countermand.log.keyset import MAX_KEYS
 from countermand.log.state import LogState
+from countermand.tokens.keys import SigningKey
 from countermand.tokens.mandate import parse_mandate
 from tests.integration.rooms import AUDIENCE, ISSUER, Rooms, rooms_open
 
@@ -350,3 +351,10 @@ async def test_replicas_that_were_replaced_make_room_for_those_that_live(
     rooms.clock.advance(1)
     await replicas.report("key", report("three"))
     assert {one.report.replica_id for one in await replicas.all()} == {"two", "three", "theirs"}
+
+
+def test_no_key_has_an_id_that_a_command_line_takes_for_an_option() -> None:
+    """One in 64 would have, of which each is typed to withdraw it."""
+    kids = [key.kid for key in (generate(Purpose.MANDATE) for _ in range(500)) if isinstance(key, SigningKey)]
+    assert len(kids) == 500
+    assert not any(kid.startswith("-") for kid in kids)

@@ -189,8 +189,12 @@ class Keys:
 
 
 def generate(purpose: Purpose) -> PrivateKey:
-    """Return a new key, of the system's randomness."""
-    return Ed25519PrivateKey.generate() if purpose is Purpose.CHECKPOINT else SigningKey.generate()
+    """Return a new key, of the system's randomness, with an id that no command line takes for an option."""
+    if purpose is Purpose.CHECKPOINT:
+        return Ed25519PrivateKey.generate()
+    while (key := SigningKey.generate()).kid.startswith("-"):
+        pass
+    return key
 
 
 def write_secret(path: Path, data: bytes) -> None:
