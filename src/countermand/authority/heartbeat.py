@@ -112,7 +112,7 @@ class Heartbeat:
         self._process_id = process_id
         self._slow: list[int] = []  # since the last alarm, how long they took
         self._quiet_until_ms = 0
-        self._agrees = True  # the database's clock with ours, when last seen
+        self._agrees = True  # the database with us, on the time and on what was audited, when last seen
         self.may_lead = False
         self.leads = False
         self._last_signed: Instant | None = None
@@ -267,11 +267,21 @@ class Heartbeat:
         self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
         head = (await self._ledger.head(connection)).require_undisputed()
         audited = await audit_end(connection)
-        if (before := self._beaten) is not None and before.head.rev.generation == head.rev.generation:
-            await audit.require_unchanged(connection, before.audited)
+        await self._require_audited(connection, head)
         await self._keys.look(connection)
         self._compare(await self._database.clock_ms(connection), now)
         return _Beat(head, audited, await self._seal(connection))
+
+    async def _require_audited(self, connection: AsyncConnection, head: Head) -> None:
+        """Refuse an audit that was rewritten beneath us; a recovery begins with another one. Raises: DataError."""
+        before = self._beaten
+        if before is None or before.head.rev.generation != head.rev.generation:
+            return
+        try:
+            await audit.require_unchanged(connection, before.audited)
+        except DataError:
+            self._agrees = False
+            raise
 
     async def _seal(self, connection: AsyncConnection) -> int:
         """Keep the newest checkpoint, if it signs more of the audit than any that is kept; return how far one does."""
