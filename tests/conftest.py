@@ -15,20 +15,15 @@ CHOSEN: Final[Mapping[str, tuple[Kind, ...]]] = {"sqlite": ("sqlite",), "postgre
 ON_BOTH: Final = frozenset(
     f"test_{name}"
     for name in (
-        "access",
-        "authority_keys",
         "cascade",
         "concurrent_writers",
         "database",
         "descendants",
         "heartbeat",
-        "issued_mandates",
         "ledger",
         "ledger_reader",
         "migrations",
-        "narrowing",
         "reach",
-        "tree_machine",
     )
 )
 """The modules that ask the most of a database: they run on both in an ordinary run too."""
@@ -58,6 +53,16 @@ def _kinds_for(metafunc: pytest.Metafunc) -> tuple[Kind, ...]:
     if own or chosen is not None:
         return own or CHOSEN[chosen or ""]
     return KINDS if PROOF or metafunc.module.__name__.rpartition(".")[2] in ON_BOTH else ORDINARY
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long = [] if PROOF else [item for item in items if item.get_closest_marker("proof") is not None]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+def pytest_report_header() -> str:
+    return f"what is marked `proof` {'runs' if PROOF else 'runs in `make proof`, and not here'}"
 
 
 def pytest_sessionfinish() -> None:

@@ -32,6 +32,7 @@ async def _hears_of(resource: Resource, sessions: set[str]) -> None:
     await until(lambda: all(resource.revokes(id_) for id_ in sessions), "the replica knows all that was revoked")
 
 
+@pytest.mark.proof
 async def test_a_replica_that_is_cut_off_again_and_again_catches_up_each_time(server: ServerProcess) -> None:
     chance = random.Random(7)  # noqa: S311 - moments, not secrets
     async with (

@@ -27,7 +27,7 @@ from tests.running import ServerProcess, until
 
 pytestmark = pytest.mark.anyio
 
-MAX_STALENESS_S: Final = 5.0
+MAX_STALENESS_S: Final = 3.0
 
 
 async def recover(server: ServerProcess, *options: str) -> dict[str, Any]:
@@ -49,7 +49,10 @@ async def is_dead(client: AuthorityClient, subject: Subject) -> None:
         await client.issue_mandate(subject.session_id, "https://notes.example")
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["everything cut off", "--keep-sessions"])
+@pytest.mark.parametrize(
+    "keep",
+    [pytest.param(False, id="everything cut off"), pytest.param(True, id="--keep-sessions", marks=pytest.mark.proof)],
+)
 async def test_after_a_restore_signing_stops_until_what_was_lost_is_taken_up_again(tmp_path: Path, keep: bool) -> None:
     with RedisServer(tmp_path / "redis") as redis:
         async with (
@@ -128,6 +131,7 @@ async def stops(client: AuthorityClient, what: str) -> None:
     await until(refuses, what)
 
 
+@pytest.mark.proof
 async def test_of_two_authorities_from_one_backup_the_second_stops_until_it_succeeds_the_first(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as redis:
         (tmp_path / "twin").mkdir()
@@ -158,6 +162,7 @@ async def test_of_two_authorities_from_one_backup_the_second_stops_until_it_succ
                 await stops(second_client, "the second has seen that it was succeeded")
 
 
+@pytest.mark.proof
 async def test_two_that_both_revoked_lose_neither_revocation(tmp_path: Path) -> None:
     """Each has an entry of its own at one number; the one that was published is the witness's."""
     with RedisServer(tmp_path / "redis") as redis:
@@ -191,6 +196,7 @@ async def test_two_that_both_revoked_lose_neither_revocation(tmp_path: Path) -> 
                 await resource.comes_to(good.token, PASSED)
 
 
+@pytest.mark.proof
 async def test_without_a_witness_replicas_refuse_as_a_rollback_until_another_generation_is_forced(
     server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
