@@ -9,6 +9,9 @@ READY  := $(VENV)/.ready
 PUBLISHED := .venv-published
 PUBLISHED_READY := $(PUBLISHED)/.ready
 
+# Whoever may not keep what Python compiled compiles it anew in each of the hundreds of processes that tests start
+unexport PYTHONDONTWRITEBYTECODE
+
 # The main job: the authority with its demo, data kept in .countermand
 run: $(READY)
 	$(BIN)/countermand up --demo

@@ -101,7 +101,8 @@ class Rooms:
     ) -> None:
         """Append such revocations in a transaction of the caller's, as its last step."""
         drafts = [self.draft(expires_at_ms, reason) for _ in range(count)]
-        await append(self.database, connection, drafts, self.clock.wall_ms)
+        if drafts:
+            await append(self.database, connection, drafts, self.clock.wall_ms)
 
     def draft(self, expires_at_ms: int | None = LATER_MS, reason: str = "") -> Draft:
         """Return the revocation of a session that never was."""

@@ -64,10 +64,10 @@ WRONG: Final[dict[str, tuple[dict[str, str | None], str]]] = {
     "a scope with a quote": ({"scope": 'read"'}, "invalid_scope"),
     "a scope of other letters": ({"scope": "lesen-ü"}, "invalid_scope"),
     "too many scopes": ({"scope": " ".join(f"s{n}" for n in range(65))}, "invalid_request"),
-    "no agent of this id": ({"agent_session_id": f"agt_{ZEROS}"}, "invalid_request"),
-    "no id of an agent": ({"agent_session_id": "worker"}, "invalid_request"),
-    "no edge of this id": ({"delegation_edge_id": f"edg_{ZEROS}"}, "invalid_request"),
-    "no id of an edge": ({"delegation_edge_id": f"agt_{ZEROS}"}, "invalid_request"),
+    "no agent of this id": ({"agent_session_id": f"agt_{ZEROS}"}, "unauthorized_client"),
+    "no id of an agent": ({"agent_session_id": "worker"}, "unauthorized_client"),
+    "no edge of this id": ({"delegation_edge_id": f"edg_{ZEROS}"}, "unauthorized_client"),
+    "no id of an edge": ({"delegation_edge_id": f"agt_{ZEROS}"}, "unauthorized_client"),
 }
 
 
