@@ -1,6 +1,6 @@
 """The ledger over a real Redis to real replicas, by this machine's clocks."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +9,7 @@ from typing import Final
 
 from countermand.authority.relay import Relay
 from countermand.authority.source import Source, Stream
+from countermand.authority.witnesses import LogWitness, Witness
 from countermand.log.anchor import Anchor, Anchors, Kind, Rev
 from countermand.log.checkpoint import Pin
 from countermand.log.freshness import Instant
@@ -41,14 +42,19 @@ class MachineClock(HeldClock):
 
 @asynccontextmanager
 async def publishing(
-    path: Path, url: str, *, hmac_keys: tuple[bytes, ...] = (HMAC_KEY,)
+    path: Path, url: str, *, hmac_keys: tuple[bytes, ...] = (HMAC_KEY,), witnesses: Sequence[Witness] = ()
 ) -> AsyncIterator[tuple[Rooms, Relay]]:
     """Run the authority in `path`/authority, and its relay to the Redis at `url`."""
-    async with rooms_open(path, clock=MachineClock()) as rooms:
+    async with rooms_open(path, clock=MachineClock(), witnesses=witnesses) as rooms:
         source = Source(rooms.ledger, rooms.heartbeat, rooms.reader, rooms.service.descendants, rooms.keys)
         relay = Relay(source, Stream(REVOCATION_STREAM, hmac_keys), partial(open_writer, url, KEYS), system_clock)
         async with beside(rooms.heartbeat.run(), stop=rooms.heartbeat.close), beside(relay.run()):
             yield rooms, relay
+
+
+def witness_at(url: str) -> LogWitness:
+    """Return what an authority asks that publishes at `url`."""
+    return LogWitness("redis", partial(open_writer, url, KEYS), RedisLog(url, KEYS))
 
 
 @asynccontextmanager

@@ -39,11 +39,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a witness holds, unverified: candidates for entries, successions, and a snapshot or no bytes."""
+    """What a witness holds, unverified: candidates for entries, successions, a snapshot or no bytes, and keysets."""
 
     candidates: Sequence[Candidate] = ()
     successions: Sequence[bytes] = ()
     snapshot: bytes = b""
+    keysets: Sequence[bytes] = ()
 
 
 class Witness(Protocol):
@@ -67,7 +68,7 @@ class LogHolder(Protocol):
     """What reads a way on which the log was published, though nobody writes there now. Raises only TransportError."""
 
     def held(self) -> AsyncGenerator[Batch, None]:
-        """Yield every entry and every succession that is there, and end."""
+        """Yield every entry, every succession and every keyset that is there, and end."""
         ...
 
     def snapshot(self) -> AsyncGenerator[bytes, None]:
@@ -97,16 +98,18 @@ class LogWitness:
         """See Witness.told."""
         candidates: list[Candidate] = []
         successions: set[bytes] = set()
+        keysets: list[bytes] = []
         async with aclosing(self._holder.held()) as batches:
             async for batch in batches:
                 candidates += batch.candidates
                 successions.update(batch.successions)
+                keysets += batch.keysets
         snapshot = bytearray()
         with suppress(BadAnswerError):  # there is none
             async with aclosing(self._holder.snapshot()) as chunks:
                 async for chunk in chunks:
                     snapshot += chunk
-        return Told(candidates, tuple(successions), bytes(snapshot))
+        return Told(candidates, tuple(successions), bytes(snapshot), keysets)
 
 
 @dataclass(frozen=True, slots=True)

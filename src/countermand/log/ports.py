@@ -88,7 +88,10 @@ class LogWriter(Protocol):
         ...
 
     async def put_keysets(self, document: bytes) -> None:
-        """Put all keysets, one after the other, in the place of those before."""
+        """Put all keysets, one after the other, in the place of those before.
+
+        More that come after these stay where they are: whoever puts these may have forgotten them.
+        """
         ...
 
     async def trim(self, before_ms: int) -> None:

@@ -138,7 +138,7 @@ class RedisLog:
         raise UnreachableError("redis gives no checkpoint any more")
 
     async def held(self) -> AsyncGenerator[Batch, None]:
-        """Yield every entry and every succession that is there, from the first on, and end.
+        """Yield the keysets, every entry and every succession that is there, from the first on, and end.
 
         Nobody need be writing: whoever asks may be the only writer, and have forgotten.
 
@@ -147,6 +147,7 @@ class RedisLog:
         with our_errors():
             async with self._url.open(self._keys.checkpoints) as client:
                 _leave_as_it_comes(client)
+                yield Batch(keysets=await self._read_keysets(client))
                 cursors = dict.fromkeys((self._keys.stream, self._keys.checkpoints), _BEGINNING)
                 while any(found := await self._read(client, cursors, block_ms=None)):
                     messages, signed = found
@@ -277,7 +278,9 @@ class RedisLogWriter:
     async def put_keysets(self, document: bytes) -> None:
         """See LogWriter.put_keysets."""
         with our_errors():
-            await self._client.set(self._keys.keysets, document)
+            there = await self._client.getrange(self._keys.keysets, 0, MAX_DOCUMENT_BYTES)
+            if not (isinstance(there, bytes) and _continues(there, document)):
+                await self._client.set(self._keys.keysets, document)
 
     async def trim(self, before_ms: int) -> None:
         """See LogWriter.trim."""
@@ -371,6 +374,15 @@ def _signed(messages: Iterable[tuple[bytes, list[bytes]]], name: bytes, length: 
                 yield codec.from_base64(text)
             except MalformedError as error:
                 _log.debug("a message on the stream is no signed record: %s", error)
+
+
+def _continues(there: bytes, document: bytes) -> bool:
+    """Whether more keysets come in `there` after those of `document`."""
+    try:
+        split_keysets(there)
+    except LogError:
+        return False
+    return len(there) > len(document) and there.startswith(document)
 
 
 def _text(data: bytes | str) -> str:
