@@ -21,7 +21,7 @@ from tests.faults.resource import (
     protected,
     subject_of,
 )
-from tests.integration.commands import in_a_thread
+from tests.integration.commands import in_a_thread, typed
 from tests.redis_server import RedisServer
 from tests.running import ServerProcess, until
 
@@ -116,6 +116,53 @@ async def test_after_a_restore_signing_stops_until_what_was_lost_is_taken_up_aga
                 await client.revoke("session", fresh.session_id)
                 for resource in (by_http, by_redis, new_by_http, new_by_redis):
                     await resource.comes_to(fresh.token, REVOKED)
+
+
+async def test_replicas_at_a_keyset_of_after_the_backup_go_on_without_a_new_pin(tmp_path: Path) -> None:
+    """The register of keys is restored with the ledger, and without the new key's file nobody there knows of that."""
+    with RedisServer(tmp_path / "redis") as redis:
+        async with (
+            ServerProcess(tmp_path, "--redis", redis.url) as server,
+            AuthorityClient.open(server.client_settings()) as client,
+            protected(guard_of(server, max_staleness_s=MAX_STALENESS_S)) as by_http,
+            protected(guard_of(server, url=redis.url, max_staleness_s=MAX_STALENESS_S)) as by_redis,
+        ):
+            good, after = await subject_of(client, "good"), await subject_of(client, "after")
+            back_up(server.data, tmp_path / "backup.db")
+            (stolen,) = [key for key in (await client.signing_keys())["keys"] if key["purpose"] == "checkpoint"]
+            await client.withdraw_signing_key(stolen["id"], "stolen")
+            pin = (await client.signing_keys())["pin"]
+            await client.revoke("session", after.session_id, "after the backup")
+            for resource in (by_http, by_redis):
+                await resource.comes_to(after.token, REVOKED)
+                await resource.comes_to(good.token, PASSED)
+
+            server.kill()
+            put_back(tmp_path / "backup.db", server.data)
+            (file,) = server.data.keys.glob("checkpoint-*.pem")
+            file.rename(tmp_path / file.name)
+            await server.start()
+            command = ("ledger", "recover", "--data-dir", server.data.path)
+            refused = await typed(*command)
+            assert refused.returncode != 0
+            assert f"put {file.name} into" in refused.stderr
+            tried = await typed(*command, "--dry-run")
+            assert f"the authority cannot without {file.name}" in tried.stdout
+            (tmp_path / file.name).rename(file)
+            done = await typed(*command, "--keep-sessions")
+            assert "keyset 1 that witnesses hold was taken up again" in done.stdout.splitlines()
+
+            assert (await client.signing_keys())["pin"] == pin
+            await until(lambda: server.data.pin.read_text().strip() == pin, "the pin of new replicas names it")
+            fresh = await subject_of(client, "opened after the recovery")
+            for resource in (by_http, by_redis):
+                await resource.comes_to(good.token, PASSED)
+                assert await resource.call(after.token) == REVOKED
+                await resource.comes_to(fresh.token, PASSED)
+            await client.revoke("session", fresh.session_id)
+            for resource in (by_http, by_redis):
+                await resource.comes_to(fresh.token, REVOKED)
+                assert resource.position()[0] == Rev(2, 3)
 
 
 async def stops(client: AuthorityClient, what: str) -> None:

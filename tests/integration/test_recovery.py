@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from countermand.log.state import LogState
 from countermand.tokens.mandate import parse_mandate
 from tests.backups import Memory, back_up, put_back
 from tests.integration.commands import typed
+from tests.integration.restoring import remembered, remembering, reopened
 from tests.integration.rooms import AUDIENCE, LATER_MS, Rooms, beating, rooms_open
 from tests.running import Running
 
@@ -38,32 +39,6 @@ ISSUER = "https://idp.example"
 def memory() -> Memory:
     """A witness who remembers what the backup forgets."""
     return Memory()
-
-
-async def remembered(rooms: Rooms, memory: Memory) -> None:
-    """Let `memory` hold all that a way holds on which everything was published."""
-    signed = await rooms.heartbeat.sign()
-    begun = await rooms.reader.succession(signed.checkpoint.rev.generation)
-    held = [*memory.holds.successions, *([begun] if begun else [])]
-    known = {candidate.entry: candidate for candidate in [*memory.holds.candidates, *await rooms.candidates()]}
-    memory.checkpoints = [signed.signed]
-    memory.holds = Told(list(known.values()), held)
-
-
-@asynccontextmanager
-async def remembering(path: Path, memory: Memory) -> AsyncIterator[Rooms]:
-    """Give an authority; what is in its ledger at the end of the block is remembered."""
-    async with rooms_open(path) as rooms:
-        yield rooms
-        await remembered(rooms, memory)
-
-
-@asynccontextmanager
-async def reopened(path: Path, rooms: Rooms, memory: Memory, backup: str = "backup.db") -> AsyncIterator[Rooms]:
-    """Give the authority as it is after the backup was put back in the place of `rooms`, which is closed."""
-    put_back(path / backup, rooms.data)
-    async with rooms_open(path, witnesses=[memory], clock=rooms.clock) as opened:
-        yield opened
 
 
 async def last_entries(rooms: Rooms, count: int) -> list[Entry]:

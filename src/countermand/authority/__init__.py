@@ -14,6 +14,7 @@ once         requests that come twice, and are done once
 checks       what callers give, checked before a transaction begins
 views        rows as their callers see them
 keys         signing keys: files that only we can read, registered in the database
+keysets      which keysets a restored register has forgotten
 witnesses    who else has seen the ledger, and whether it is still the one that they saw
 recovery     another generation, where it is not
 heartbeat    checkpoints: every second, and after every revocation

@@ -201,7 +201,7 @@ class Heartbeat:
             raise
         finally:
             self._complain_after(now)
-        if audited is not None and appended:
+        if audited is not None and appended and not alone:  # a recovery may change who signs, and asks for it then
             if highest is not None and appended[0].entry.rev <= highest.checkpoint.rev:
                 self.sign_soon()  # which finds out, and makes it known
                 raise DisputedError

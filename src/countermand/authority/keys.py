@@ -7,7 +7,6 @@ to every process; one that lacks the file of that key signs nothing. Another fil
 
 import os
 import stat
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -100,8 +99,8 @@ class Keys:
         keys = self.register.keys
         if self._witnessed is None or self._witnessed[0] != keys:
             ever = [key for key in keys if key.purpose is Purpose.CHECKPOINT and key.state is not KeyState.WITHDRAWN]
-            heard = [*map(public_of, ever), *self._forgotten({key.id for key in keys})]
-            self._witnessed = keys, Pin.of(self.register.log_id, *heard)
+            heard = (*ever, *self.forgotten(self.register))
+            self._witnessed = keys, Pin.of(self.register.log_id, *map(public_of, heard))
         return self._witnessed[1]
 
     @property
@@ -162,9 +161,12 @@ class Keys:
             self.register = seen
         return seen
 
-    async def read(self, connection: AsyncConnection) -> Register:
-        """Return the register as the transaction of `connection` sees it."""
-        known = self.register.keysets
+    async def read(self, connection: AsyncConnection, *, anew: bool = False) -> Register:
+        """Return the register as the transaction of `connection` sees it.
+
+        Keysets that were seen before are not read, unless `anew`: the database may have forgotten them.
+        """
+        known = () if anew else self.register.keysets
         keysets = tables.keysets.c
         later = select(keysets.data).where(keysets.version > len(known)).order_by(keysets.version)
         rows = await connection.execute(select(tables.signing_keys).order_by(tables.signing_keys.c.id))
@@ -172,14 +174,19 @@ class Keys:
             self.register.log_id, tuple(map(_key_of, rows)), (*known, *(await connection.execute(later)).scalars())
         )
 
-    def _forgotten(self, registered: AbstractSet[str]) -> list[Ed25519PublicKey]:
-        """Return the public halves of the checkpoint keys that have files here and are not registered."""
+    def look_for_files(self) -> None:
+        """Find out again which keys have files here: some may have been put here."""
+        self._witnessed = None
+
+    def forgotten(self, register: Register) -> list[RegisteredKey]:
+        """Return the checkpoint keys that have files here and are not in `register`, as keys that sign no more."""
+        known = {key.id for key in register.keys}
         forgotten = []
         for path in self._directory.glob(_file_of(Purpose.CHECKPOINT, "*")):
             with suppress(DataError):
-                key = _registered(_parse(path, Purpose.CHECKPOINT), 0)
-                if key.id not in registered:
-                    forgotten.append(public_of(key))
+                key = replace(_registered(_parse(path, Purpose.CHECKPOINT), 0), state=KeyState.RETIRING)
+                if key.id not in known:
+                    forgotten.append(key)
         return forgotten
 
     def _private(self, purpose: Purpose, id_: str) -> PrivateKey:

@@ -271,7 +271,8 @@ class Recovered:
 
     The ledger ended at `generation`.`seq`. `lost` entries are held by witnesses alone and are appended again; `missing`
     ones, at least, were seen, and nobody can tell them. `begun` is the new generation, None where none is needed;
-    `is_cut_off`: what was opened or issued before is ended by it.
+    `is_cut_off`: what was opened or issued before is ended by it. `keyset` is the last that is taken up again, None
+    where witnesses hold no later one; `missing_keys` are those of one later still, which cannot be, for want of files.
     """
 
     generation: int
@@ -281,6 +282,8 @@ class Recovered:
     missing: int = 0
     begun: int | None = None
     is_cut_off: bool = False
+    keyset: int | None = None
+    missing_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@
     2. The new generation begins above every number that anybody has seen, by a signed succession.
     3. What nobody holds any more cannot be known. So everything that was opened or issued before is cut off, unless an
        operator answers for it; and that is refused where witnesses have seen entries that cannot be had.
+    4. Replicas go by the last keyset that they have seen, and never back. So those that witnesses hold are taken up,
+       as far as their keys are ours; where a later one is not, nothing is done: what we would sign is refused.
 
 It is one transaction: it has happened whole, or not at all, and happens once.
 Source: docs/protocol.md, "Succession"; docs/adr/0014.
@@ -15,7 +17,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,9 +27,10 @@ from countermand.authority.appending import Act, Draft, Step
 from countermand.authority.cascade import begin_cascades
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
+from countermand.authority.keysets import LaterKeysets
 from countermand.authority.ledger import Head, Ledger
 from countermand.authority.lineage import WORDS, Row
-from countermand.authority.model import Recovered, Seen
+from countermand.authority.model import Purpose, Recovered, Seen
 from countermand.authority.rotation import Rotation
 from countermand.authority.witnesses import TELL_S, Testimony, Told
 from countermand.errors import BusyError, DataError, InvalidValueError, LogError, TransportError, UnreachableError
@@ -41,9 +44,20 @@ from countermand.log.snapshot import Snapshot, SnapshotReader
 from countermand.log.succession import Succession
 
 
+@dataclass(slots=True)
+class _Heard:
+    """What witnesses answered, unverified: by their names the checkpoints, and all that they hold."""
+
+    checkpoints: dict[str, Sequence[bytes]] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Where the ledger ends, what contradicts it, and which of the entries behind that are still held by somebody."""
+    """Where the ledger ends, what contradicts it, and what of entries and keysets behind that somebody still holds.
+
+    `pin`: whose word on positions counts.
+    """
 
     head: Head
     testimonies: frozenset[Testimony]
@@ -52,12 +66,23 @@ class _Found:
     highest_seq: int
     lost: tuple[Entry, ...]
     missing: int
+    pin: Pin
+    later: LaterKeysets
 
     def report(self, begun: int | None, *, is_cut_off: bool) -> Recovered:
         """Return this for whoever asked for it."""
         rev = self.head.rev
-        counts = (len(self.lost), self.missing)
-        return Recovered(rev.generation, rev.seq, self.seen, *counts, begun=begun, is_cut_off=is_cut_off)
+        return Recovered(
+            rev.generation,
+            rev.seq,
+            self.seen,
+            len(self.lost),
+            self.missing,
+            begun=begun,
+            is_cut_off=is_cut_off,
+            keyset=self.later.pin.version if self.later.signed else None,
+            missing_keys=self.later.missing,
+        )
 
 
 class Recovery:
@@ -81,19 +106,22 @@ class Recovery:
         self._clock = clock
 
     async def recover(self, *, keep_sessions: bool = False, force: bool = False, dry_run: bool = False) -> Recovered:
-        """Begin another generation where the head is disputed; say what was found, and what this did or would do.
+        """Begin another generation where the head is disputed, or the register has forgotten a keyset.
 
-        `force`: also where nobody disputes it, and without the witnesses that do not answer. `keep_sessions`: cut off
-        nothing; an operator answers for it that nothing was revoked which no witness saw.
+        Say what was found, and what this did or would do. `force`: also where neither is so, without the witnesses that
+        do not answer, and without the keysets whose keys are not ours. `keep_sessions`: cut off nothing; an operator
+        answers for it that nothing was revoked which no witness saw.
 
         Raises:
             UnreachableError: a witness does not answer.
             InvalidValueError: sessions cannot be kept, for entries are missing.
-            BusyError, DataError.
+            DataError: witnesses hold a keyset of keys that are not ours, or have no files here.
+            BusyError.
         """
-        heard, told = await self._ask(force=force)
-        found = await self._find(heard, told)
-        if not (found.head.is_disputed or force):
+        found = await self._find(await self._ask(force=force))
+        if found.later.missing and not (force or dry_run):
+            raise _without_files(found.later.missing)
+        if not (found.head.is_disputed or found.later.signed or force):
             return found.report(None, is_cut_off=False)
         if keep_sessions and found.missing:
             raise InvalidValueError(
@@ -109,29 +137,32 @@ class Recovery:
             self._heartbeat.sign_soon()
         return found.report(begun, is_cut_off=not keep_sessions)
 
-    async def _ask(self, *, force: bool) -> tuple[list[Testimony], list[Told]]:
+    async def _ask(self, *, force: bool) -> _Heard:
         """Return what witnesses have seen and what they hold; what contradicts the ledger is kept as well."""
         await self._witnesses.compare()
-        heard: list[Testimony] = []
-        told: list[Told] = []
+        heard = _Heard()
         for witness in self._witnesses.witnesses:
             try:
                 async with asyncio.timeout(TELL_S):
-                    furthest = self._witnesses.furthest(await witness.furthest())
-                    if furthest is not None:
-                        heard.append(Testimony(witness.name, parse_checkpoint(furthest).claimed))
-                        told.append(await witness.told())
+                    signed = await witness.furthest()
+                    if signed:  # whether it is ours, the keysets say
+                        heard.checkpoints[witness.name] = signed
+                        heard.told.append(await witness.told())
             except (TimeoutError, TransportError) as error:
                 if not force:
                     raise UnreachableError(f"{witness.name} does not answer, and may hold what was lost") from error
-        return heard, told
+        return heard
 
-    async def _find(self, heard: Sequence[Testimony], told: Sequence[Told]) -> _Found:
-        pool = _Pool(told, self._witnesses.pin)
+    async def _find(self, heard: _Heard) -> _Found:
+        async with self._database.read() as connection:
+            later = await self._rotation.find_later(connection, [one.keysets for one in heard.told])
+        pin = self._witnesses.pin.without(later.left_out)
+        pool = _Pool(heard.told, pin, self._witnesses.pin)
+        said = self._testimonies(heard, pin)
         async with self._database.read(within_s=None) as connection:
             head = await self._ledger.head(connection)
-            kept = await self._witnesses.testimonies(connection)
-            testimonies = list(dict.fromkeys((*kept, *heard)))  # a witness may have lost what it once proved
+            kept = await self._witnesses.testimonies(connection, pin)
+            testimonies = list(dict.fromkeys((*kept, *said)))  # a witness may have lost what it once proved
             seen: list[Seen] = []
             missing = 0
             for witness, checkpoint in ((one.witness, one.checkpoint) for one in testimonies):
@@ -147,7 +178,15 @@ class Recovery:
             unknown = tuple([entry for entry in lost if not await self._is_known(connection, entry)])
         positions = [(head.rev, head.link), *((one.checkpoint.rev, one.checkpoint.link) for one in testimonies)]
         highest_seq = max(rev.seq for rev, _ in positions)
-        return _Found(head, frozenset(testimonies), tuple(seen), max(positions), highest_seq, unknown, missing)
+        furthest = max(positions)
+        return _Found(head, frozenset(testimonies), tuple(seen), furthest, highest_seq, unknown, missing, pin, later)
+
+    def _testimonies(self, heard: _Heard, pin: Pin) -> Iterable[Testimony]:
+        """Return the furthest word of each witness that a key of `pin` has signed."""
+        for witness, signed in heard.checkpoints.items():
+            furthest = self._witnesses.furthest(signed, pin)
+            if furthest is not None:
+                yield Testimony(witness, parse_checkpoint(furthest).claimed)
 
     async def _walk(self, connection: AsyncConnection, head: Head, seen: Checkpoint, pool: "_Pool") -> int:
         """Find in `pool` what leads from a position that a witness has seen back to what the ledger holds.
@@ -209,13 +248,14 @@ class Recovery:
         for entry in found.lost:
             if entry.kind is Kind.KEY and entry.issuer == self._issuer:  # the register has forgotten it too
                 await self._rotation.withdraw_mandate_key(connection, entry.id)
+        recovered_keys = await self._rotation.take_up(connection, found.later)
         expires_at_ms = await self._ledger.expiry(connection, now_ms)
-        steps: list[Step] = [Act("ledger.recover", str(self._ledger.log_id))]
+        steps: list[Step] = [Act("ledger.recover", str(self._ledger.log_id)), *recovered_keys]
         steps += [_again(entry, now_ms, expires_at_ms) for entry in found.lost]
         locked = (await connection.execute(select(tables.head).with_for_update())).one()
         if (Rev(locked.generation, locked.seq), locked.link) != (found.head.rev, found.head.link):
             raise BusyError("the ledger went on meanwhile: try again")
-        if not found.testimonies.issuperset(await self._witnesses.testimonies(connection)):
+        if not found.testimonies.issuperset(await self._witnesses.testimonies(connection, found.pin)):
             raise BusyError("a witness has spoken meanwhile: try again")
         ended, ended_link = found.furthest
         succession = Succession(self._ledger.log_id, ended, ended_link, found.highest_seq, now_ms)
@@ -225,6 +265,14 @@ class Recovery:
             reason = f"the ledger was recovered: generation {succession.rev.generation}"
             steps.append(Draft(kind=Kind.CUTOFF, id=EVERYONE, at_ms=now_ms, expires_at_ms=None, reason=reason))
         return Change(lambda _entries: None, steps)
+
+
+def _without_files(ids: Iterable[str]) -> DataError:
+    files = ", ".join(f"{Purpose.CHECKPOINT.value}-{id_}.pem" for id_ in ids)
+    return DataError(
+        f"replicas go by a later keyset that witnesses hold, and we cannot: put {files} into this process's keys "
+        "directory and recover again; force it where nobody of yours has made them, or they were withdrawn"
+    )
 
 
 def _again(entry: Entry, now_ms: int, expires_at_ms: int) -> Draft:
@@ -248,10 +296,11 @@ def _again(entry: Entry, now_ms: int, expires_at_ms: int) -> Draft:
 class _Pool:
     """What witnesses hold together, and what of it was lost: entries by their links, and snapshots that say the rest.
 
-    A candidate is proven by the link that it makes, whatever else by its signature.
+    A candidate is proven by the link that it makes, whatever else by its signature: a snapshot by a key of `pin`. A
+    succession makes a link as well, and a key of `ever` is enough.
     """
 
-    def __init__(self, told: Iterable[Told], pin: Pin) -> None:
+    def __init__(self, told: Iterable[Told], pin: Pin, ever: Pin) -> None:
         self._candidates: defaultdict[int, set[Candidate]] = defaultdict(set)
         self.successions: dict[bytes, Succession] = {}
         self.snapshots: dict[bytes, Snapshot] = {}
@@ -267,7 +316,7 @@ class _Pool:
                 self._candidates[candidate.seq].add(candidate)
             for signed in one.successions:
                 with suppress(LogError):
-                    succession = Succession.verify(signed, pin)
+                    succession = Succession.verify(signed, ever)
                     self.successions[succession.link] = succession
 
     def entry(self, seq: int, link: bytes) -> Candidate | None:

@@ -8,15 +8,18 @@ Every step is one transaction, and the register says what comes next: whoever di
     3. The old key verifies until nothing that it signed is in use; then it leaves.
     4. A withdrawn key leaves at once. A mandate key's withdrawal is an entry of the ledger; a checkpoint key's is the
        next keyset, signed by another key of the keyset before, if there is one.
+    5. A register that was restored agrees again with the last keyset that witnesses hold: it is never followed back.
 
-Source: docs/protocol.md, "Keyset"; docs/adr/0013.
+Source: docs/protocol.md, "Keyset"; docs/adr/0013 and 0014.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,9 +32,10 @@ from countermand.authority.audit import Audit
 from countermand.authority.checks import check_reason
 from countermand.authority.database import Database
 from countermand.authority.keys import Keys, PrivateKey, Register, generate, public_of, register_key
+from countermand.authority.keysets import LaterKeysets, find_later
 from countermand.authority.model import KeyState, Purpose, RegisteredKey
 from countermand.authority.replicas import live_since
-from countermand.errors import AuthorityError, DataError, ExceededError, NotActiveError, NotFoundError
+from countermand.errors import AuthorityError, BusyError, DataError, ExceededError, NotActiveError, NotFoundError
 from countermand.log.checkpoint import Pin
 from countermand.log.freshness import Instant
 from countermand.log.keyset import MAX_KEYS, MAX_KEYSETS, sign_keyset
@@ -133,6 +137,60 @@ class Rotation:
         key = next((key for key in register.keys if key.purpose is Purpose.MANDATE and key.id == id_), None)
         if key is not None:
             await self._withdraw(connection, key, generate(Purpose.MANDATE))
+
+    async def find_later(self, connection: AsyncConnection, held: Sequence[Sequence[bytes]]) -> LaterKeysets:
+        """Return the keysets after the register's own that witnesses hold, or that this process has seen before."""
+        register = await self._keys.read(connection, anew=True)
+        missing = partial(self._missing, self._ours(register))
+        return find_later(register.pin, (*held, self._keys.register.keysets), missing)
+
+    async def take_up(self, connection: AsyncConnection, later: LaterKeysets) -> list[Act]:
+        """Have a restored register agree with the last of these keysets; return what that did to which key.
+
+        Whoever signs goes on where it is in there, else the first does that has its file here. A key that is left out
+        is withdrawn: that it has only retired, nobody can tell. Call `refresh` once it is committed.
+
+        Raises: BusyError, where the register is another by now.
+        """
+        if not later.signed:
+            return []
+        await self._database.lock(connection, _LOCK)
+        now_ms = self._clock().wall_ms
+        register = await self._keys.read(connection, anew=True)
+        ours = self._ours(register)
+        if register.pin != later.before or self._missing(ours, later.pin):
+            raise BusyError("the keys have changed meanwhile: try again")
+        versions = range(later.before.version + 1, later.pin.version + 1)
+        rows = [{"version": version, "data": data} for version, data in zip(versions, later.signed, strict=True)]
+        await connection.execute(insert(tables.keysets), rows)
+        last = [ours[id_.hex()] for id_ in later.pin.keys]
+        signs, acts = self._signing(last), []
+        for key in last + [ours[id_.hex()] for id_ in sorted(later.left_out) if id_.hex() in ours]:
+            state = KeyState.ACTIVE if key is signs else key.state if key in last else KeyState.WITHDRAWN
+            if key not in register.keys:
+                await register_key(connection, replace(key, state=state, created_at_ms=now_ms, since_ms=now_ms))
+            elif state is key.state:
+                continue
+            else:
+                await _set(connection, key, state, now_ms)
+            acts.append(Act("signing-key.recover", key.id, reason=f"{state.value} by keyset {later.pin.version}"))
+        return acts
+
+    def _ours(self, register: Register) -> dict[str, RegisteredKey]:
+        """Return the checkpoint keys that verify, and those with files here that the register has forgotten."""
+        forgotten = filter(self._has, self._keys.forgotten(register))
+        return {key.id: key for key in (*register.standing(Purpose.CHECKPOINT), *forgotten)}
+
+    def _missing(self, ours: Mapping[str, RegisteredKey], pin: Pin) -> list[str]:
+        """Return which keys of `pin` are not among ours; all of them, where none could sign here."""
+        ids = [id_.hex() for id_ in pin.keys]
+        missing = [id_ for id_ in ids if id_ not in ours]
+        return missing if missing or self._signing([ours[id_] for id_ in ids]) else ids
+
+    def _signing(self, keys: Sequence[RegisteredKey]) -> RegisteredKey | None:
+        """Return which of these is to sign: the one that does, else the first that has its file here."""
+        active = [key for key in keys if key.state is KeyState.ACTIVE]
+        return next(chain(active, filter(self._has, keys)), None)
 
     async def refresh(self) -> None:
         """Look what has changed."""

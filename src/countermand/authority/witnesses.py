@@ -144,6 +144,7 @@ class Witnesses:
 
     async def compare(self) -> None:
         """Ask every witness, and dispute the head where one contradicts it. One that does not answer is passed over."""
+        self._keys.look_for_files()
         for witness in self.witnesses:
             await self._ask(witness)
 
@@ -162,9 +163,9 @@ class Witnesses:
         await self._database.write(lambda connection: self._dispute(connection, witness, checkpoint, furthest))
         raise DisputedError
 
-    def furthest(self, signed: Iterable[bytes]) -> bytes | None:
-        """Return the furthest of these checkpoints that we signed."""
-        return next(filter(self._is_ours, sorted(signed, key=claimed_rev, reverse=True)), None)
+    def furthest(self, signed: Iterable[bytes], pin: Pin | None = None) -> bytes | None:
+        """Return the furthest of these checkpoints that we signed; of those alone that a key of `pin` did, if given."""
+        return next((one for one in sorted(signed, key=claimed_rev, reverse=True) if self._is_ours(one, pin)), None)
 
     async def note_report(self, replica_id: str, signed: bytes) -> None:
         """Take note of the newest checkpoint that a replica has applied, which proves its position.
@@ -173,16 +174,21 @@ class Witnesses:
         """
         await self.hear(f"replica {replica_id}", [signed])
 
-    async def testimonies(self, connection: AsyncConnection) -> list[Testimony]:
-        """Return what is kept of what contradicts the ledger, but for what a key said that is withdrawn since."""
+    async def testimonies(self, connection: AsyncConnection, pin: Pin) -> list[Testimony]:
+        """Return what is kept of what contradicts the ledger and was said by a key of `pin`.
+
+        Another key is withdrawn since, or is about to be.
+        """
         rows = (await connection.execute(select(tables.testimonies))).all()
         return [
-            Testimony(row.witness, parse_checkpoint(row.signed).claimed) for row in rows if self._is_ours(row.signed)
+            Testimony(row.witness, parse_checkpoint(row.signed).claimed)
+            for row in rows
+            if self._is_ours(row.signed, pin)
         ]
 
-    def _is_ours(self, signed: bytes) -> bool:
+    def _is_ours(self, signed: bytes, pin: Pin | None = None) -> bool:
         try:
-            parse_checkpoint(signed).verify(self.pin)
+            parse_checkpoint(signed).verify(pin or self.pin)
         except LogError:
             return False
         return True

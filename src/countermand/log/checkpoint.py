@@ -8,6 +8,7 @@ Source: docs/protocol.md, "Checkpoint"; Ed25519 is RFC 8032.
 import hashlib
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Self
@@ -73,6 +74,11 @@ class Pin:
         version, slash, keys = rest.rpartition("/")
         public_keys = [_public_key(key) for key in keys.split(",")]
         return cls.of(LogId.parse(log_id), *public_keys, version=_version(version) if slash else 0)
+
+    def without(self, ids: AbstractSet[bytes]) -> Self:
+        """Return the pin without the keys of these ids."""
+        keys = {id_: key for id_, key in self.keys.items() if id_ not in ids}
+        return replace(self, keys=MappingProxyType(keys))
 
     def verify(self, context: bytes, log_id: LogId, signer: bytes, body: bytes, signature: bytes) -> None:
         """Refuse what is not of this log, or not signed by one of these keys for this purpose.

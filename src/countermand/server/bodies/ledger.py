@@ -4,7 +4,7 @@ from countermand.server.bodies.parts import Answer, Body
 
 
 class NewRecovery(Body):
-    """`force`: also where nothing disputes the ledger, and without witnesses that do not answer."""
+    """`force`: also where nothing disputes the ledger, without witnesses that do not answer, or keys without files."""
 
     keep_sessions: bool = False
     force: bool = False
@@ -19,7 +19,10 @@ class SeenOut(Answer):
 
 
 class RecoveredOut(Answer):
-    """`begun` is the new generation; None where none was needed. Of a dry run, what it would be."""
+    """`begun` is the new generation; None where none was needed. Of a dry run, what it would be.
+
+    `keyset` is the last that is taken up again; `missing_keys` are those of a later one, which lack their files here.
+    """
 
     generation: int
     seq: int
@@ -28,3 +31,5 @@ class RecoveredOut(Answer):
     missing: int
     begun: int | None
     is_cut_off: bool
+    keyset: int | None
+    missing_keys: list[str]
