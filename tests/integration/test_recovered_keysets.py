@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from countermand.authority.model import KeyState, Purpose
 from countermand.authority.rotation import OVERLAP_MS
 from countermand.authority.witnesses import Told
-from countermand.errors import BusyError, DataError
+from countermand.errors import BusyError, DataError, DisputedError
 from countermand.log.anchor import Rev
 from countermand.log.checkpoint import Checkpoint, Pin, parse_checkpoint
 from countermand.log.codec import MAX_MS
@@ -274,10 +274,35 @@ async def test_a_process_whose_database_is_restored_beneath_it_remembers_the_key
     await rooms.heartbeat.sign()
     last = rooms.pin
     put_back_beneath(tmp_path / "backup.db", rooms.data)
+    with pytest.raises(DisputedError):
+        await rooms.heartbeat.sign()
     assert (await rooms.service.recovery.recover()).keyset == last.version
     parse_checkpoint((await rooms.heartbeat.sign()).signed).verify(last)
     async with rooms_open(tmp_path, clock=rooms.clock) as again:
         assert again.pin == last, "the database holds them"
+
+
+async def test_a_key_that_the_register_has_forgotten_contradicts_it_though_no_entry_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the key before would sign, and be refused by all who follow."""
+    memory = Memory()
+    async with rooms_open(tmp_path) as old:
+        await old.append(1)
+        back_up(old.data, tmp_path / "backup.db")
+        await withdraw(old)
+        await remembered(old, memory)
+        last = old.pin
+    async with reopened(tmp_path, old, memory) as rooms:
+        with pytest.raises(DisputedError):
+            await rooms.heartbeat.sign()
+        assert "memory has seen 1.1, and the register does not hold the key that signed it" in caplog.text
+        found = await rooms.service.recovery.recover()
+        assert (found.keyset, found.lost, found.missing, found.begun) == (1, 0, 0, 2)
+        assert [one.contradicts for one in found.witnesses] == [True]
+        parse_checkpoint((await rooms.heartbeat.sign()).signed).verify(last)
+        await rooms.heartbeat.witnesses.compare()
+        await rooms.heartbeat.sign()
 
 
 async def test_a_keyset_that_nobody_has_signed_by_is_taken_up_though_nobody_disputes_the_ledger(tmp_path: Path) -> None:

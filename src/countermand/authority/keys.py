@@ -174,6 +174,11 @@ class Keys:
             self.register.log_id, tuple(map(_key_of, rows)), (*known, *(await connection.execute(later)).scalars())
         )
 
+    async def registers(self, connection: AsyncConnection, id_: str) -> bool:
+        """Whether the register holds a key, as the transaction of `connection` sees it."""
+        keys = tables.signing_keys.c
+        return (await connection.execute(select(keys.id).where(keys.id == id_))).first() is not None
+
     def look_for_files(self) -> None:
         """Find out again which keys have files here: some may have been put here."""
         self._witnessed = None

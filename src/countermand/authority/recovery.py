@@ -36,7 +36,7 @@ from countermand.authority.witnesses import TELL_S, Testimony, Told
 from countermand.errors import BusyError, DataError, InvalidValueError, LogError, TransportError, UnreachableError
 from countermand.log.anchor import EVERYONE, OWN_KEY_BYTES, PREFIXES, Kind, Rev, own_id
 from countermand.log.chain import Candidate
-from countermand.log.checkpoint import Checkpoint, Pin, parse_checkpoint
+from countermand.log.checkpoint import Checkpoint, Pin
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 from countermand.log.revoked import HOUR_MS, NEVER, RevokedSet
@@ -165,11 +165,11 @@ class Recovery:
             testimonies = list(dict.fromkeys((*kept, *said)))  # a witness may have lost what it once proved
             seen: list[Seen] = []
             missing = 0
-            for witness, checkpoint in ((one.witness, one.checkpoint) for one in testimonies):
-                agrees = await self._ledger.agrees(connection, checkpoint.rev, checkpoint.link)
-                seen.append(Seen(witness, checkpoint.rev.generation, checkpoint.rev.seq, contradicts=not agrees))
-                if not agrees:
-                    missing = max(missing, await self._walk(connection, head, checkpoint, pool))
+            for one in testimonies:
+                rev, contradicts = one.checkpoint.rev, bool(await self._witnesses.lack(connection, one.signed))
+                seen.append(Seen(one.witness, rev.generation, rev.seq, contradicts=contradicts))
+                if contradicts:
+                    missing = max(missing, await self._walk(connection, head, one.checkpoint, pool))
             lost = sorted(pool.lost.values(), key=lambda entry: entry.rev)
             for snapshot in pool.below.values():
                 named, unnamed = await self._read_snapshot(snapshot, head, lost)
@@ -186,7 +186,7 @@ class Recovery:
         for witness, signed in heard.checkpoints.items():
             furthest = self._witnesses.furthest(signed, pin)
             if furthest is not None:
-                yield Testimony(witness, parse_checkpoint(furthest).claimed)
+                yield Testimony(witness, furthest)
 
     async def _walk(self, connection: AsyncConnection, head: Head, seen: Checkpoint, pool: "_Pool") -> int:
         """Find in `pool` what leads from a position that a witness has seen back to what the ledger holds.

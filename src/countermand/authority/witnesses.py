@@ -2,8 +2,9 @@
 
 A database that was restored from a backup has forgotten revocations, and two that were restored from one backup make
 two histories. Neither can be seen from within. So what was signed before, and lies elsewhere, is compared with the
-ledger: what goes beyond it, or has another link at one position, contradicts it. From then on the head is disputed, for
-every process of this authority and over restarts, until `recovery` has begun another generation.
+ledger: what goes beyond it, has another link at one position, or is by a key that the register has forgotten,
+contradicts it. From then on the head is disputed, for every process of this authority and over restarts, until
+`recovery` has begun another generation.
 
 A witness proves what it says by a checkpoint that we signed. Nobody who cannot sign can stop us.
 Source: docs/protocol.md, "Succession"; docs/adr/0014.
@@ -114,10 +115,15 @@ class LogWitness:
 
 @dataclass(frozen=True, slots=True)
 class Testimony:
-    """A checkpoint of ours, and which witness holds it."""
+    """A checkpoint of ours, as it was signed, and which witness holds it."""
 
     witness: str
-    checkpoint: Checkpoint
+    signed: bytes
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What it says."""
+        return parse_checkpoint(self.signed).claimed
 
 
 class Witnesses:
@@ -156,12 +162,22 @@ class Witnesses:
         furthest = self.furthest(signed)
         if furthest is None:
             return
-        checkpoint = parse_checkpoint(furthest).claimed
         async with self._database.read() as connection:
-            if await self._ledger.agrees(connection, checkpoint.rev, checkpoint.link):
+            if not await self.lack(connection, furthest):
                 return
-        await self._database.write(lambda connection: self._dispute(connection, witness, checkpoint, furthest))
+        await self._database.write(lambda connection: self._dispute(connection, witness, furthest))
         raise DisputedError
+
+    async def lack(self, connection: AsyncConnection, signed: bytes) -> str:
+        """Return what the database does not hold of a checkpoint of ours; empty, where nothing. See Ledger.agrees."""
+        unverified = parse_checkpoint(signed)
+        rev, link = unverified.claimed.rev, unverified.claimed.link
+        if not await self._ledger.agrees(connection, rev, link):
+            return "the ledger does not hold that"
+        if await self._keys.registers(connection, unverified.signer.hex()):
+            return ""
+        is_settled = rev.generation < (await self._ledger.head(connection)).rev.generation
+        return "" if is_settled else "the register does not hold the key that signed it"
 
     def furthest(self, signed: Iterable[bytes], pin: Pin | None = None) -> bytes | None:
         """Return the furthest of these checkpoints that we signed; of those alone that a key of `pin` did, if given."""
@@ -180,11 +196,7 @@ class Witnesses:
         Another key is withdrawn since, or is about to be.
         """
         rows = (await connection.execute(select(tables.testimonies))).all()
-        return [
-            Testimony(row.witness, parse_checkpoint(row.signed).claimed)
-            for row in rows
-            if self._is_ours(row.signed, pin)
-        ]
+        return [Testimony(row.witness, row.signed) for row in rows if self._is_ours(row.signed, pin)]
 
     def _is_ours(self, signed: bytes, pin: Pin | None = None) -> bool:
         try:
@@ -204,29 +216,31 @@ class Witnesses:
         with suppress(DisputedError):  # it is kept, and stops whoever signs
             await self.hear(witness.name, signed)
 
-    async def _dispute(self, connection: AsyncConnection, witness: str, checkpoint: Checkpoint, signed: bytes) -> None:
+    async def _dispute(self, connection: AsyncConnection, witness: str, signed: bytes) -> None:
         """Keep a testimony, and dispute the head; unless it was mended since it was looked at.
 
         The head is locked first: whoever mends it clears away what is kept under the same lock.
         """
         await connection.execute(select(tables.head).with_for_update())
-        if await self._ledger.agrees(connection, checkpoint.rev, checkpoint.link):
+        lack = await self.lack(connection, signed)
+        if not lack:
             return
+        rev = claimed_rev(signed)
         now_ms = self._clock().wall_ms
         kept = tables.testimonies
         known = (await connection.execute(select(kept.c.signed).where(kept.c.witness == witness))).scalar()
-        if known is not None and claimed_rev(known) >= checkpoint.rev and self._is_ours(known):
+        if known is not None and claimed_rev(known) >= rev and self._is_ours(known):
             return
         await connection.execute(delete(kept).where(kept.c.witness == witness))
         await connection.execute(insert(kept).values(witness=witness, signed=signed, heard_at_ms=now_ms))
         head = tables.head
         await connection.execute(update(head).where(head.c.disputed_at_ms.is_(None)).values(disputed_at_ms=now_ms))
-        rev = checkpoint.rev
         _log.error(
-            "%s has seen %d.%d, and the ledger does not hold that: %s",
+            "%s has seen %d.%d, and %s: %s",
             witness,
             rev.generation,
             rev.seq,
+            lack,
             DisputedError(),
             extra={"code": DisputedError.code},
         )
