@@ -15,15 +15,11 @@ CHOSEN: Final[Mapping[str, tuple[Kind, ...]]] = {"sqlite": ("sqlite",), "postgre
 ON_BOTH: Final = frozenset(
     f"test_{name}"
     for name in (
-        "cascade",
         "concurrent_writers",
         "database",
-        "descendants",
         "heartbeat",
         "ledger",
-        "ledger_reader",
         "migrations",
-        "reach",
     )
 )
 """The modules that ask the most of a database: they run on both in an ordinary run too."""

@@ -24,7 +24,7 @@ from tests.running import PROOF, ServerProcess
 
 pytestmark = pytest.mark.anyio
 
-SECONDS = 90 if PROOF else 10
+SECONDS = 90 if PROOF else 6
 CLIENTS = 16
 PROCESSES = 3
 

@@ -33,8 +33,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SHORT: Final = (
-    *("XTRIM of the stream to nothing", "FLUSHALL", "kill -9 without persistence", "SIGSTOP", "forged next entries"),
-    *("forged far entries", "a flood of forged entries", "XDEL in the middle", "SET over the stream"),
+    *("XTRIM of the stream to nothing", "kill -9 without persistence", "SIGSTOP", "forged next entries"),
+    "a flood of forged entries",
 )
 """Where time is short; test_relay.py has most of the others, with fewer entries."""
 

@@ -98,6 +98,7 @@ async def key_in(running: Running, purpose: str, state: str) -> str:
     return next(id_ for id_, at in (await states(running, purpose)).items() if at == state)
 
 
+@pytest.mark.proof
 async def test_checkpoint_keys_are_rotated_twice_and_no_replica_is_started_again(running: Running) -> None:
     first_pin, session_id = running.authority.pin, await opened(running)
     async with service(running, first_pin) as one, calling(running, one, session_id):
@@ -201,6 +202,7 @@ async def test_revoking_the_only_key_as_a_key_withdraws_it(running: Running) -> 
     assert parse_mandate(await running.client.issue_mandate(session_id, AUDIENCE)).key_id != kid
 
 
+@pytest.mark.proof
 async def test_an_authority_that_starts_again_goes_on_with_a_rotation(tmp_path: Path) -> None:
     async with authority_running(tmp_path) as running:
         pin = running.authority.pin

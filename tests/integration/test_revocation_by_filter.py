@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 
+from countermand.authority import heartbeat as heartbeat_module
 from countermand.authority import sweeping
 from countermand.authority.model import Filter, SubjectType, Sweep
 from countermand.errors import InvalidValueError, MalformedError, NotActiveError
@@ -195,7 +196,7 @@ async def test_a_step_that_fails_ends_nothing(rooms: Rooms, monkeypatch: pytest.
         raise MalformedError("no entry")
 
     with monkeypatch.context() as failing:
-        failing.setattr(rooms.ledger, "append", full)
+        failing.setattr(heartbeat_module, "append", full)
         with pytest.raises(MalformedError):
             await rooms.service.sweeping.revoke(ALICES)
     assert (await rooms.head()).rev.seq == 0
