@@ -122,12 +122,13 @@ class Race:
     def _grants_of(self, mandate: Minted) -> set[str]:
         """Return the grants by which it, or one that it was exchanged for, may have been minted.
 
-        Which one it was is the authority's choice.
+        Which one it was is the authority's choice; none whose revocation was answered before it was asked for.
         """
         return {
             node.id
             for node in self.opened.values()
             if node.kind == "grant"
+            and not (node.id in self.revoked and self.revoked[node.id].answered_s < mandate.asked_s)
             and node.application in mandate.rests_on | {mandate.leaf.application}
             and node.subject in mandate.subjects
         }

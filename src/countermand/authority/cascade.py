@@ -86,8 +86,9 @@ async def reach_of_cutoff(
 async def begin_cascades(connection: AsyncConnection, numbers: Sequence[int]) -> None:
     """Note that the descendants of what is being revoked are still to be told. They are all there: no more can come."""
     lineage, cascades, number = tables.lineage.c, tables.cascades.c, _ANCHORS.number
-    below = exists().where(lineage.ancestor == number, lineage.descendant != number)
-    jobs = select(number, number.label("told")).where(number.in_(numbers), below)
+    newer = select(lineage.descendant).where(lineage.ancestor == number, lineage.descendant > number)
+    below = newer.limit(1).scalar_subquery()  # looked up for each: for `exists` a planner may read all that there is
+    jobs = select(number, number.label("told")).where(number.in_(numbers), below.is_not(None))
     await connection.execute(insert(tables.cascades).from_select([cascades.number, cascades.told], jobs))
 
 
