@@ -14,7 +14,6 @@ from countermand.authority.listing import find_anchors, find_entries
 from countermand.authority.model import Filter, SubjectType
 from countermand.errors import InvalidValueError
 from countermand.log.anchor import Kind
-from tests.databases import DATABASES
 from tests.integration.admin import AUDIENCE, Admin, Json
 from tests.integration.problems import refused
 from tests.integration.rooms import Rooms, insert_sessions
@@ -307,10 +306,7 @@ def _is_bounded(plan: list[str]) -> bool:
     )
 
 
-_explains = pytest.mark.skipif(DATABASES.kind != "sqlite", reason="it reads the plans of SQLite")
-
-
-@_explains
+@pytest.mark.sqlite  # it reads the plans
 @pytest.mark.parametrize("which", FILTERS, ids=range(len(FILTERS)))
 @pytest.mark.parametrize("after", [None, 5])
 async def test_no_list_of_anchors_sorts_or_scans_what_it_does_not_show(
@@ -324,7 +320,7 @@ async def test_no_list_of_anchors_sorts_or_scans_what_it_does_not_show(
     assert "ix_anchors_kind" not in explained.plan[0] or not named, "what is named is fewer than all of a kind"
 
 
-@_explains
+@pytest.mark.sqlite  # as above
 @pytest.mark.parametrize("given", OF_ENTRIES, ids=range(len(OF_ENTRIES)))
 @pytest.mark.parametrize("after", [None, 5])
 async def test_no_list_of_entries_sorts_or_scans_what_it_does_not_show(

@@ -16,6 +16,7 @@ from countermand.log.anchor import Kind, own_id
 from countermand.tokens.mandate import Mandate, parse_mandate, verify
 from countermand.transport.http import open_client
 from countermand.wiring import system_clock
+from tests import databases
 from tests.integration.admin import AUDIENCE, Admin, Json, administering
 from tests.integration.exchanging import ACCESS_TOKEN, EXCHANGE, FORM, JWT, Fleet, altered, form, new_client, new_fleet
 from tests.integration.problems import refused_by_oauth
@@ -260,7 +261,9 @@ async def test_whatever_may_pass_is_answered_with_try_again(
         assert refused_by_oauth(response, 503, "temporarily_unavailable") == "it may pass"
 
 
-async def test_nothing_that_opens_anything_is_logged_or_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_that_opens_anything_is_logged_or_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, database_kind: databases.Kind
+) -> None:
     caplog.set_level(logging.DEBUG)
     async with (
         authority_running(
@@ -290,7 +293,7 @@ async def test_nothing_that_opens_anything_is_logged_or_told(tmp_path: Path, cap
         for record in caplog.records
         if not record.name.startswith(("httpx2", "httpcore2"))  # the test's own
     )
-    assert "SELECT" in logged, "everything is logged"
+    assert "SELECT" in logged or database_kind == "postgres", "everything is logged; psycopg logs no statement"
     for secret_part in (secret.split("_")[2], *fleet.token.split(".")[1:], *agent.split(".")[1:]):
         assert secret_part not in logged
         assert not any(secret_part in response.text for response in told)

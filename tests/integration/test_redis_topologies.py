@@ -40,7 +40,7 @@ from tests.redis_topologies import (
 from tests.running import until
 from tests.signer import Signer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sqlite]  # about Redis: what is killed for one test stays dead
 
 SECRET = "p@ss:w/rd?,"
 QUOTED = "p%40ss%3Aw%2Frd%3F%2C"
