@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from countermand.transport.http import HttpLog, open_client
+from tests import databases
 from tests.running import ServerProcess, authority_running
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +40,7 @@ def _parts(admin_key: str, replica_key: str, token: str) -> list[str]:
 
 
 async def test_no_log_of_an_authority_holds_a_key_or_a_token_even_where_everything_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, database_kind: databases.Kind
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with authority_running(tmp_path) as running:
@@ -50,7 +51,7 @@ async def test_no_log_of_an_authority_holds_a_key_or_a_token_even_where_everythi
     logged = "\n".join(
         formatter.format(record) for record in caplog.records if not record.name.startswith(CLIENT_LOGGERS)
     )
-    assert "INSERT INTO" in logged, "everything is logged"
+    assert "INSERT INTO" in logged or database_kind == "postgres", "everything is logged; psycopg logs no statement"
     for secret in [*secrets, *(line for pem in pems for line in pem.splitlines()[1:-1])]:
         assert secret not in logged
 
