@@ -49,7 +49,7 @@ async def test_after_kills_replicas_on_redis_end_where_the_ledger_does(tmp_path:
             for _ in range(KILLS):
                 before = len(answered)
                 writing = asyncio.create_task(_revoke_on(client, application["id"], answered))
-                await until(lambda: len(answered) > before, "a revocation is answered")  # noqa: B023
+                await until(lambda: len(answered) > before, "a revocation is answered")  # noqa: B023 - awaited here
                 await asyncio.sleep(chance.uniform(0, 0.5))
                 server.kill()
                 writing.cancel()

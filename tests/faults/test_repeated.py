@@ -68,7 +68,7 @@ async def test_what_is_repeated_amid_kills_is_done_once_and_answered_alike(tmp_p
             clients = [asyncio.create_task(repeating.run(number, enough)) for number in range(CLIENTS)]
             for _ in range(KILLS):
                 before = len(repeating.answers)
-                await until(lambda: len(repeating.answers) > before + EACH, "requests are answered")  # noqa: B023
+                await until(lambda: len(repeating.answers) > before + EACH, "requests are answered")  # noqa: B023 - awaited here
                 server.kill()
                 await server.start()
             enough.set()

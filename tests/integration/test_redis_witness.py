@@ -72,5 +72,5 @@ async def test_the_beginning_of_every_generation_is_told(tmp_path: Path) -> None
     async with plane(tmp_path, replicas=0) as running:
         for generation in (2, 3):
             await running.rooms.service.recovery.recover(force=True)
-            await until(lambda: running.relay.way.published_seq == generation - 1, "the generation is published")  # noqa: B023
+            await until(lambda: running.relay.way.published_seq == generation - 1, "the generation is published")  # noqa: B023 - awaited here
         assert len({signed[:81] for signed in (await told(running)).successions}) == 2

@@ -199,7 +199,7 @@ def following_guard(
         clock_s=time.time,
         random=os.urandom,
         requirements=requirements,
-        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied)), reporter),  # noqa: PLW0108  # later
+        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied)), reporter),  # noqa: PLW0108 - made later
     )
     return guard
 
