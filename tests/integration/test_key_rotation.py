@@ -111,7 +111,7 @@ async def test_checkpoint_keys_are_rotated_twice_and_no_replica_is_started_again
                 return (await states(running, "checkpoint"))[id_] == "retired"
 
             await until(has_left, "the old key signs nothing, and leaves")
-            await until(lambda version=version: one.keyset == version, "the replica believes the new key alone")  # type: ignore[misc]
+            await until(lambda version=version: one.keyset == version, "the replica believes the new key alone")  # type: ignore[misc]  # mypy infers no lambda with a default
             assert one.is_fresh
         await running.client.revoke("session", session_id)
     assert one.replica.error is None

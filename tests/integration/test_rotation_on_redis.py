@@ -40,7 +40,7 @@ async def test_replicas_follow_a_rotation_and_one_from_the_first_pin_catches_up_
         for pin in (first_pin, running.rooms.pin):
             async with following(pin, running.redis.url) as late:
                 head = await running.rooms.head()
-                await until(lambda late=late, rev=head.rev: is_at(late, rev), "it catches up")  # type: ignore[misc]
+                await until(lambda late=late, rev=head.rev: is_at(late, rev), "it catches up")  # type: ignore[misc]  # mypy infers no lambda with defaults
 
 
 async def test_keysets_that_redis_lost_are_put_again(tmp_path: Path) -> None:
