@@ -14,7 +14,7 @@ import psycopg
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import open_keys
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.minting import Policy
 from countermand.authority.model import Revocation, Session, SubjectType
 from countermand.authority.service import Authority
@@ -44,7 +44,7 @@ class Primary:
 
     async def seq(self) -> int:
         async with self.database.read() as connection:
-            return (await self.ledger.head(connection)).rev.seq
+            return (await read_head(connection)).rev.seq
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from countermand.authority.appending import Appended, Draft, append, entry_row
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
-from countermand.authority.ledger import Head, Ledger
+from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.minting import Policy
 from countermand.authority.model import Session, SubjectType
 from countermand.authority.reader import LedgerReader
@@ -79,7 +79,7 @@ class Rooms:
 
     async def head(self) -> Head:
         async with self.database.read() as connection:
-            return await self.ledger.head(connection)
+            return await read_head(connection)
 
     async def candidates(self) -> list[Candidate]:
         """Return the whole ledger."""

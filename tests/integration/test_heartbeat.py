@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from sqlalchemy import event
 
 from countermand.authority import heartbeat as heartbeat_module
-from countermand.authority.heartbeat import SignedCheckpoint
+from countermand.authority.heartbeat import Heartbeat, SignedCheckpoint
+from countermand.authority.keys import open_keys
+from countermand.authority.witnesses import Witnesses
 from countermand.errors import ClockError, DataError, NotFoundError
 from countermand.log.anchor import Kind, own_id
 from countermand.log.checkpoint import parse_checkpoint
@@ -347,3 +350,25 @@ async def test_a_heart_that_is_cancelled_ends_every_wait(rooms: Rooms) -> None:
         waiting = asyncio.create_task(rooms.heartbeat.after(first))
         await asyncio.sleep(0)
     assert await _soon(waiting) is None
+
+
+async def test_whoever_lacks_the_key_that_signs_leaves_the_relay_to_one_that_has_it(
+    rooms: Rooms, tmp_path: Path
+) -> None:
+    """A key was withdrawn by another process, and the file of the one that signs now is that one's alone."""
+    directory = tmp_path / "keys of another process"
+    shutil.copytree(rooms.data.keys, directory)
+    keys = await open_keys(rooms.database, directory, NOW_MS)
+    witnesses = Witnesses(rooms.database, rooms.ledger, keys, (), rooms.clock)
+    other = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
+    other.may_lead = rooms.heartbeat.may_lead = True
+    await other.sign()
+    await rooms.heartbeat.sign()
+    assert (other.leads, rooms.heartbeat.leads) == (True, False)
+    await rooms.service.rotation.withdraw_checkpoint_key(rooms.keys.checkpoint_id)
+    for _ in range(3):
+        rooms.clock.advance(1_000)
+        with pytest.raises(DataError, match="put checkpoint-"):
+            await other.sign()
+        await rooms.heartbeat.sign()
+    assert rooms.heartbeat.leads

@@ -24,7 +24,7 @@ from countermand.authority import audit, tables
 from countermand.authority.appending import Appended, Step, append, audit_end
 from countermand.authority.database import Database, Work
 from countermand.authority.keys import Keys
-from countermand.authority.ledger import Head, Ledger
+from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.witnesses import Witnesses
 from countermand.errors import AuthorityError, BusyError, ClockError, DataError, DisputedError, UnconfirmedError
 from countermand.log.anchor import Rev
@@ -79,11 +79,12 @@ class Change(Generic[_T]):
 
 @dataclass(frozen=True, slots=True)
 class _Beat:
-    """What one heartbeat has seen, and up to which row of the audit a kept checkpoint signs."""
+    """What one heartbeat has seen, up to which row of the audit a kept checkpoint signs, and whether we may relay."""
 
     head: Head
     audited: AuditEnd
     sealed: int
+    leads: bool
 
 
 class Heartbeat:
@@ -173,7 +174,7 @@ class Heartbeat:
         if highest is not None:
             await self._require_own(highest)
         beat = await self._write(lambda connection: self._beat(connection, now), urgent=True)
-        self._sealed, self._beaten = beat.sealed, beat
+        self._sealed, self._beaten, self.leads = beat.sealed, beat, beat.leads
         return self._signed(beat.head, beat.audited, now)
 
     async def commit(
@@ -264,13 +265,14 @@ class Heartbeat:
         leader = case((mine, self._process_id), (ours, null()), else_=relay)
         led_at_ms = case((mine, now.wall_ms), else_=relay_at_ms)
         values = update(tables.heartbeat).values(at_ms=later, relay=leader, relay_at_ms=led_at_ms)
-        self.leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
-        head = (await self._ledger.head(connection)).require_undisputed()
+        leads = (await connection.execute(values.returning(relay))).scalar_one() == self._process_id
+        await self._keys.look(connection)
+        _ = self._keys.checkpoint  # whoever cannot sign has nothing to relay, and gives the lease up
+        head = (await read_head(connection)).require_undisputed()
         audited = await audit_end(connection)
         await self._require_audited(connection, head)
-        await self._keys.look(connection)
         self._compare(await self._database.clock_ms(connection), now)
-        return _Beat(head, audited, await self._seal(connection))
+        return _Beat(head, audited, await self._seal(connection), leads)
 
     async def _require_audited(self, connection: AsyncConnection, head: Head) -> None:
         """Refuse an audit that was rewritten beneath us; a recovery begins with another one. Raises: DataError."""

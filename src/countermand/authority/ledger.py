@@ -91,10 +91,6 @@ class Ledger:
 
         return await database.write(work, alone=True)
 
-    async def head(self, connection: AsyncConnection) -> Head:
-        """Return where the ledger ends, as `read_head` does."""
-        return await read_head(connection)
-
     async def succession(self, connection: AsyncConnection, generation: int) -> Succession | None:
         """Return how `generation` began; None for the first, and for one that did not."""
         query = select(tables.successions).where(tables.successions.c.generation == generation)
@@ -132,7 +128,7 @@ class Ledger:
 
     async def agrees(self, connection: AsyncConnection, rev: Rev, link: bytes) -> bool:
         """Whether what was seen at `rev` can be of this ledger. Generations that have ended are settled."""
-        head = await self.head(connection)
+        head = await read_head(connection)
         if rev.generation < head.rev.generation:
             return True
         return rev <= head.rev and await self.link_at(connection, rev) == link
@@ -140,7 +136,7 @@ class Ledger:
     async def count(self) -> int:
         """Return how many entries there are."""
         async with self._database.read() as connection:
-            return (await self.head(connection)).rev.seq
+            return (await read_head(connection)).rev.seq
 
     async def time(self, connection: AsyncConnection, now_ms: int) -> int:
         """Return `now_ms`, or the time of the newest checkpoint where the clock has gone back behind it.
@@ -256,7 +252,7 @@ async def _begin(connection: AsyncConnection, log_id: LogId) -> None:
 
 
 async def _check_end(connection: AsyncConnection, ledger: Ledger) -> None:
-    head = await ledger.head(connection)
+    head = await read_head(connection)
     last_seq = (await connection.execute(select(func.max(tables.entries.c.seq)))).scalar() or 0
     if last_seq > head.rev.seq or await ledger.link_at(connection, head.rev) != head.link:
         raise DataError("the ledger's head is not where its entries end: restore the database, or ask for help")

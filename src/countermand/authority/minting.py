@@ -17,7 +17,7 @@ from countermand.authority.checks import check_authority
 from countermand.authority.database import Database
 from countermand.authority.exchange import Basis, basis_of, covering, root_of, stands_for
 from countermand.authority.keys import Keys, mandate_key_id
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Lineage, Row, check_kind, find_grants, kept_ids, load
 from countermand.authority.model import IssuedMandate, SubjectType, TokenExchange
 from countermand.authority.own_session import add_own_session, find_own_session
@@ -120,7 +120,7 @@ class Minting:
         check_authority(audience, scopes)
         now_ms = self._clock().wall_ms
         async with self._database.holding() as connection:
-            rev = (await self._ledger.head(connection)).require_undisputed().rev
+            rev = (await read_head(connection)).require_undisputed().rev
             lineage = await load(connection, [check_kind(session_id, Kind.SESSION)])
             await lineage.require_standing(connection, self._ledger, now_ms)
             key_id = await mandate_key_id(connection)
@@ -154,7 +154,7 @@ class Minting:
     ) -> _Authority | None:
         """Return what an application has for itself, None without a session to act on. It has none without a grant."""
         async with self._database.holding() as connection:
-            rev = (await self._ledger.head(connection)).require_undisputed().rev
+            rev = (await read_head(connection)).require_undisputed().rev
             limit = covering(await find_grants(connection, application_id, application_id, now_ms), scopes, audience)
             session = await find_own_session(connection, application_id, now_ms, self._policy.mandate_s)
             if session is None:
@@ -173,7 +173,7 @@ class Minting:
         await self._database.lock(connection, f"the own session of {application_id}")
         if await find_own_session(connection, application_id, now_ms, self._policy.mandate_s) is not None:
             return None, None
-        seq = (await self._ledger.head(connection)).rev.seq
+        seq = (await read_head(connection)).rev.seq
         id_ = own_id(Kind.SESSION, self._random(16))
         await add_own_session(connection, id_, application_id, now_ms, seq)
         await (await load(connection, [id_])).require_standing(connection, self._ledger, now_ms)
@@ -199,7 +199,7 @@ class Minting:
     async def _authority(
         self, connection: AsyncConnection, client_id: str, old: Mandate, wanted: TokenExchange, now_ms: int
     ) -> _Authority:
-        rev = (await self._ledger.head(connection)).require_undisputed().rev
+        rev = (await read_head(connection)).require_undisputed().rev
         lineage, basis, agent = await _party(connection, client_id, old, wanted)
         await self._require_unrevoked(connection, old, now_ms)
         if agent is not None and wanted.agent_id not in {None, agent.id}:

@@ -15,7 +15,7 @@ from countermand.authority.audit import Audit
 from countermand.authority.checks import check_authority, check_depth, check_labels, check_life, check_name
 from countermand.authority.database import Database
 from countermand.authority.exchange import covering, own_edge
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Lineage, Row, add, check_kind, find_grants, load
 from countermand.authority.model import Agent, Application, Delegation, Grant, Session, SubjectType
 from countermand.authority.views import Seen, agent_of, application_of, delegation_of, grant_of, session_of
@@ -235,7 +235,7 @@ class Opening:
         """Return what `work` makes of `row`, in a transaction that reads the ledger first: what comes later counts."""
 
         async def begun(connection: AsyncConnection) -> tuple[_T, Act]:
-            seq = (await self._ledger.head(connection)).rev.seq
+            seq = (await read_head(connection)).rev.seq
             return await work(connection, replace(row, opened_seq=seq)), Act(_ACTIONS[row.kind], row.id)
 
         return await self._audit.write(begun)

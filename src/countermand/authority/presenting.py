@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority.database import Database
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Lineage, kept_ids, load
 from countermand.authority.minting import Minting
 from countermand.authority.revoking import Revoking
@@ -73,7 +73,7 @@ class Presenting:
                 return None
             if not await self._stands(connection, mandate, now_ms):
                 return None
-            (await self._ledger.head(connection)).require_undisputed()
+            (await read_head(connection)).require_undisputed()
             return mandate
 
     async def _read(self, connection: AsyncConnection, token: str) -> tuple[Mandate | None, int]:

@@ -17,7 +17,7 @@ from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, rea
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Purpose, Reach, Revocation
 from countermand.authority.rotation import Rotation
@@ -177,7 +177,7 @@ class Revoking:
         async with self._database.read() as connection:
             row = await read_row(connection, id_, kind)
             reach = await reach_of(connection, row.number, await self._ledger.time(connection, now_ms), COUNTED)
-            return Preview((await self._ledger.head(connection)).rev.seq, reach)
+            return Preview((await read_head(connection)).rev.seq, reach)
 
     async def preview_cutoff(self, target: str, issuer: str = "", before_ms: int | None = None) -> Preview:
         """Say what `cut_off` would end. Raises: as `cut_off`."""
@@ -186,7 +186,7 @@ class Revoking:
         async with self._database.read() as connection:
             now_ms = await self._ledger.time(connection, now_ms)
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, COUNTED)
-            return Preview((await self._ledger.head(connection)).rev.seq, reach)
+            return Preview((await read_head(connection)).rev.seq, reach)
 
     async def _counted(self, connection: AsyncConnection, counting: Callable[[], Awaitable[Reach]]) -> Reach:
         """Return what is reached, or that this is not known: no revocation fails or waits for being counted."""

@@ -18,7 +18,7 @@ from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, rea
 from countermand.authority.checks import check_filter, check_reason
 from countermand.authority.database import Database, line_up
 from countermand.authority.heartbeat import Change, Heartbeat
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Row
 from countermand.authority.listing import cursor_of, find_anchors, parse_cursor
 from countermand.authority.model import NOTHING, Filter, Reach, Sweep, SweepPreview
@@ -77,7 +77,7 @@ class Sweeping:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             found, next_ = await _find(connection, which, place, now_ms)
             reach = await reach_of_many(connection, found, now_ms, COUNTED) if found else NOTHING
-            seq = (await self._ledger.head(connection)).rev.seq
+            seq = (await read_head(connection)).rev.seq
         return SweepPreview(seq, len(found), reach, cursor_of(next_))
 
 

@@ -41,26 +41,14 @@ def _only() -> Column[int]:
 log = Table(
     "log",
     METADATA,
-    Column(
-        "only",
-        SmallInteger,
-        CheckConstraint('"only" = 1', name="one_row"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _only(),
     Column("log_id", LargeBinary, nullable=False),
     Column("longest_mandate_s", Integer, nullable=False),
 )
 head = Table(
     "head",
     METADATA,
-    Column(
-        "only",
-        SmallInteger,
-        CheckConstraint('"only" = 1', name="one_row"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _only(),
     Column("generation", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("link", LargeBinary, nullable=False),
@@ -69,13 +57,7 @@ head = Table(
 heartbeat = Table(
     "heartbeat",
     METADATA,
-    Column(
-        "only",
-        SmallInteger,
-        CheckConstraint('"only" = 1', name="one_row"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _only(),
     Column("at_ms", BigInteger, nullable=False),
     Column("relay", String(32)),  # the process that relays, and when it last said so
     Column("relay_at_ms", BigInteger),
