@@ -12,12 +12,16 @@ import pytest
 from sqlalchemy import select
 
 from countermand.authority import tables
+from countermand.authority.heartbeat import Heartbeat
+from countermand.authority.keys import open_keys
 from countermand.authority.model import Purpose, Session
-from countermand.authority.rotation import OVERLAP_MS
-from countermand.authority.witnesses import Told
+from countermand.authority.recovery import Recovery
+from countermand.authority.rotation import OVERLAP_MS, Rotation
+from countermand.authority.witnesses import Told, Witnesses
 from countermand.errors import BusyError, DisputedError, InvalidValueError, NotActiveError, UnreachableError
 from countermand.log.anchor import EVERYONE, Anchor, Anchors, Kind, Rev, own_id
 from countermand.log.chain import Candidate
+from countermand.log.checkpoint import Checkpoint
 from countermand.log.codec import MAX_MS
 from countermand.log.entry import Entry
 from countermand.log.ports import Batch
@@ -27,7 +31,8 @@ from countermand.tokens.mandate import parse_mandate
 from tests.backups import Memory, back_up, put_back
 from tests.integration.commands import typed
 from tests.integration.restoring import remembered, remembering, reopened
-from tests.integration.rooms import AUDIENCE, LATER_MS, Rooms, beating, rooms_open
+from tests.integration.rooms import AUDIENCE, LATER_MS, NOW_MS, Rooms, beating, rooms_open
+from tests.integration.rooms import ISSUER as AUTHORITY
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -435,3 +440,41 @@ async def test_a_mandate_key_whose_withdrawal_was_lost_signs_no_more(tmp_path: P
         assert withdrawn not in rooms.keys.key_set
         token = (await rooms.service.minting.issue(session.id, [AUDIENCE], [])).token
         assert parse_mandate(token).key_id == rooms.keys.mandate.kid != withdrawn
+
+
+async def test_a_key_withdrawn_by_one_process_is_believed_by_no_other_that_recovers(rooms: Rooms) -> None:
+    """While the head is disputed nothing is signed; what the register says is heard all the same."""
+    stolen = rooms.keys.checkpoint
+    furthest = Checkpoint(rooms.ledger.log_id, Rev(500, 9_000_000), os.urandom(32), NOW_MS).sign(stolen)
+    keys = await open_keys(rooms.database, rooms.data.keys, NOW_MS)
+    witnesses = Witnesses(rooms.database, rooms.ledger, keys, [Memory([furthest])], rooms.clock)
+    heart = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
+    rotation = Rotation(rooms.database, keys, rooms.clock, heart.sign_soon)
+    recovery = Recovery(rooms.database, rooms.ledger, heart, rotation, AUTHORITY, rooms.clock)
+    with pytest.raises(DisputedError):
+        await heart.sign()
+    assert (await recovery.recover(dry_run=True)).begun == 501
+    await rooms.service.rotation.withdraw_checkpoint_key(rooms.keys.checkpoint_id, "stolen")
+    assert (await recovery.recover()).begun == 2
+    assert (await heart.sign()).checkpoint.rev.generation == 2
+
+
+async def test_a_key_that_is_withdrawn_while_another_recovers_is_not_believed_either(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = await open_keys(rooms.database, rooms.data.keys, NOW_MS)
+    witnesses = Witnesses(rooms.database, rooms.ledger, keys, (), rooms.clock)
+    heart = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
+    rotation = Rotation(rooms.database, keys, rooms.clock, heart.sign_soon)
+    recovery = Recovery(rooms.database, rooms.ledger, heart, rotation, AUTHORITY, rooms.clock)
+    find = recovery._find
+
+    async def found_before_it_is_withdrawn(heard: Any) -> Any:
+        found = await find(heard)
+        await rooms.service.rotation.withdraw_checkpoint_key(rooms.keys.checkpoint_id, "stolen")
+        return found
+
+    monkeypatch.setattr(recovery, "_find", found_before_it_is_withdrawn)
+    with pytest.raises(BusyError, match="the keys have changed"):
+        await recovery.recover(force=True)
+    assert (await rooms.head()).rev.generation == 1

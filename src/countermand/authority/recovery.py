@@ -28,7 +28,7 @@ from countermand.authority.cascade import begin_cascades
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.keysets import LaterKeysets
-from countermand.authority.ledger import Head, Ledger
+from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.lineage import WORDS, Row
 from countermand.authority.model import Purpose, Recovered, Seen
 from countermand.authority.rotation import Rotation
@@ -118,6 +118,7 @@ class Recovery:
             DataError: witnesses hold a keyset of keys that are not ours, or have no files here.
             BusyError.
         """
+        await self._rotation.refresh()  # another process may have withdrawn a key: whose word counts is known anew
         found = await self._find(await self._ask(force=force))
         if found.later.missing and not (force or dry_run):
             raise _without_files(found.later.missing)
@@ -160,7 +161,7 @@ class Recovery:
         pool = _Pool(heard.told, pin, self._witnesses.pin)
         said = self._testimonies(heard, pin)
         async with self._database.read(within_s=None) as connection:
-            head = await self._ledger.head(connection)
+            head = await read_head(connection)
             kept = await self._witnesses.testimonies(connection, pin)
             testimonies = list(dict.fromkeys((*kept, *said)))  # a witness may have lost what it once proved
             seen: list[Seen] = []
@@ -242,6 +243,9 @@ class Recovery:
 
     async def _begin(self, connection: AsyncConnection, found: _Found, *, keep_sessions: bool) -> Change[None]:
         """Mark what is revoked, then lock the head and begin the generation; return what is to be appended to it."""
+        await self._rotation.hold(connection)
+        if self._witnesses.pin.without(found.later.left_out) != found.pin:
+            raise BusyError("the keys have changed meanwhile: try again")
         now_ms = await self._ledger.time(connection, self._clock().wall_ms)
         for id_ in sorted({entry.id for entry in found.lost if entry.kind in WORDS and not entry.issuer}):
             await _mark(connection, id_, now_ms)

@@ -138,6 +138,11 @@ class Rotation:
         if key is not None:
             await self._withdraw(connection, key, generate(Purpose.MANDATE))
 
+    async def hold(self, connection: AsyncConnection) -> None:
+        """Let nobody change the keys until the transaction ends, and go by what they are now."""
+        await self._database.lock(connection, _LOCK)
+        await self._keys.look(connection)
+
     async def find_later(self, connection: AsyncConnection, held: Sequence[Sequence[bytes]]) -> LaterKeysets:
         """Return the keysets after the register's own that witnesses hold, or that this process has seen before."""
         register = await self._keys.read(connection, anew=True)
