@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import tables
 from countermand.authority.appending import Act, Draft, Step, _append, append, audit_end
 from countermand.authority.heartbeat import LEASE_MS
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.postgres import _WRITERS as PLACES
 from countermand.authority.postgres import PostgresDatabase
 from countermand.errors import BusyError, ConfigurationError, CountermandError, UnconfirmedError
@@ -177,17 +177,37 @@ async def test_who_reads_from_a_frozen_server_hears_of_it_in_time_and_its_connec
     database = PostgresDatabase(own_server.url())
     try:
         await database.migrate()
-        ledger = await Ledger.open(database, bytes(16))
+        await Ledger.open(database, bytes(16))
 
         async def read(within_s: float) -> int:
             async with database.read(within_s) as connection:
-                return (await ledger.head(connection)).rev.seq
+                return (await read_head(connection)).rev.seq
 
         with own_server.frozen():
             async with asyncio.timeout(20):
                 heard = await asyncio.gather(*(read(0.3) for _ in range(12)), return_exceptions=True)
         assert [type(error) for error in heard] == [BusyError] * 12
         assert await asyncio.gather(*(read(10) for _ in range(12))) == [0] * 12
+    finally:
+        await database.close()
+
+
+async def test_whoever_holds_something_of_a_frozen_server_hears_of_it_in_time(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("countermand.authority.postgres.ANSWER_S", -4.0)  # a second in all
+    database = PostgresDatabase(own_server.url())
+    try:
+        await database.migrate()
+
+        async def mint() -> None:
+            async with database.holding() as connection:
+                await read_head(connection)
+
+        with own_server.frozen():
+            async with asyncio.timeout(20):
+                heard = await asyncio.gather(*(mint() for _ in range(12)), return_exceptions=True)
+        assert [type(error) for error in heard] == [BusyError] * 12
     finally:
         await database.close()
 
@@ -304,13 +324,13 @@ async def _undone(
 ) -> tuple[Any, ...]:
     """Append in one of the ways; return what was returned and written, and take it back."""
     async with rooms.database.read() as connection:
-        head, end = await rooms.ledger.head(connection), await audit_end(connection)
+        head, end = await read_head(connection), await audit_end(connection)
     returned = await rooms.database.write(lambda connection: way(connection, steps))
     news = (tables.entries.c.seq > head.rev.seq, tables.audit.c.number > end.number)
     async with rooms.database.read() as connection:
         entries = [tuple(row) for row in await connection.execute(select(tables.entries).where(news[0]))]
         rows = [tuple(row) for row in await connection.execute(select(tables.audit).where(news[1]))]
-        ends = await rooms.ledger.head(connection), await audit_end(connection)
+        ends = await read_head(connection), await audit_end(connection)
     async with rooms.database._begun(rooms.database._writer) as connection:
         await connection.execute(tables.entries.delete().where(news[0]))
         await connection.execute(tables.audit.delete().where(news[1]))

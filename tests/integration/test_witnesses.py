@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,8 +18,10 @@ from countermand.errors import DisputedError, UnreachableError
 from countermand.log.anchor import Kind, Rev
 from countermand.log.checkpoint import Checkpoint, claimed_signer, key_id
 from countermand.log.state import LogState
+from countermand.server.app import create_app
 from tests.backups import Memory, back_up, put_back, put_back_beneath
-from tests.integration.rooms import AUDIENCE, NOW_MS, HeldClock, Rooms, rooms_open
+from tests.integration.problems import refused_by_oauth
+from tests.integration.rooms import AUDIENCE, ISSUER, NOW_MS, HeldClock, Rooms, rooms_open
 from tests.running import authority_running
 
 pytestmark = pytest.mark.anyio
@@ -305,3 +308,33 @@ async def test_an_authority_answers_nothing_before_the_witnesses_were_asked(
     async with authority_running(tmp_path) as running:
         with pytest.raises(DisputedError):
             await running.authority.service.minting.issue(session.id, [AUDIENCE], [])
+
+
+async def test_a_request_in_which_a_witness_was_heard_is_not_done_by_that(tmp_path: Path) -> None:
+    """What was refused is noted nowhere: whoever repeats it once the ledger is mended ends what it was to end."""
+    session, _, last = await restored(tmp_path)
+    async with rooms_open(tmp_path, witnesses=[Memory([last])]) as rooms:
+        once = rooms.service.once
+        request = once.request("operator", "key", b"POST", b"/v1/revocations")
+        with once.noting(request), pytest.raises(DisputedError):
+            await rooms.service.revoking.revoke(Kind.SESSION, session.id, "leaked")
+        assert (await rooms.head()).is_disputed
+        await rooms.service.recovery.recover()
+        again = once.request("operator", "key", b"POST", b"/v1/revocations")
+        assert await once.find(again) is None
+        with once.noting(again):
+            assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id, "leaked")).is_new
+
+
+async def test_applications_hear_of_a_dispute_as_oauth_says_it(tmp_path: Path) -> None:
+    session, _, last = await restored(tmp_path)
+    async with rooms_open(tmp_path, witnesses=[Memory([last])]) as rooms:
+        with pytest.raises(DisputedError):
+            await rooms.heartbeat.sign()
+        key = await rooms.access.create_for(session.application_id, "notes")
+        app = create_app(rooms.service, rooms.access, rooms.reader, ISSUER, os.urandom)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=ISSUER) as http:
+            asked = {"grant_type": "client_credentials", "audience": AUDIENCE}
+            answer = await http.post("/oauth2/token", data=asked, auth=(session.application_id, key.secret))
+        refused_by_oauth(answer, 503, "temporarily_unavailable")
+        assert answer.headers["retry-after"] == "1"

@@ -26,7 +26,6 @@ from countermand.authority.lineage import read_row
 from countermand.authority.model import ApiKey, ApiKeyPage, NewApiKey, Role
 from countermand.errors import (
     AuthorityError,
-    BusyError,
     ForbiddenError,
     InvalidValueError,
     LastKeyError,
@@ -171,11 +170,8 @@ class Access:
         now_ms, anchors = self._clock().wall_ms, tables.anchors
         query = select(tables.api_keys).outerjoin(anchors, anchors.c.id == _KEYS.application_id)
         query = query.where(_KEYS.id == id_, anchors.c.revoked_at_ms.is_(None), _usable(now_ms))
-        try:
-            async with asyncio.timeout(WAIT_S), self._database.read() as connection:
-                row = (await connection.execute(query)).first()
-        except TimeoutError:
-            raise BusyError("the authority's database does not answer") from None
+        async with self._database.read(WAIT_S) as connection:
+            row = (await connection.execute(query)).first()
         known = b"" if row is None else row.digest
         if not hmac.compare_digest(known, _digest(secret)) or row is None:
             raise UnauthenticatedError("this needs a valid API key")

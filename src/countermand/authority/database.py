@@ -37,13 +37,29 @@ _first: ContextVar["Work[object] | None"] = ContextVar("first", default=None)
 
 
 @contextmanager
-def beginning_with(step: Work[object]) -> Iterator[None]:
-    """Let every transaction that may write begin with `step`, while the block lasts: both are done, or neither is."""
+def beginning_with(step: Work[object] | None) -> Iterator[None]:
+    """Let every transaction that may write begin with `step`, while the block lasts: both are done, or neither is.
+
+    None: with nothing but its own, whatever an outer block says.
+    """
     token = _first.set(step)
     try:
         yield
     finally:
         _first.reset(token)
+
+
+@asynccontextmanager
+async def answering(within_s: float | None) -> AsyncIterator[None]:
+    """Give the block up after so long: a server may stand still. Raises: BusyError."""
+    time = asyncio.timeout(within_s)
+    try:
+        async with time:
+            yield
+    except TimeoutError:
+        if not time.expired():
+            raise
+        raise BusyError("the authority's database does not answer") from None
 
 
 class RepeatableError(BusyError):
@@ -79,14 +95,8 @@ class Database(ABC):
     @asynccontextmanager
     async def read(self, within_s: float | None = READ_S) -> AsyncIterator[AsyncConnection]:
         """One transaction that reads one moment of the database, and is given up in time: servers may stand still."""
-        time = asyncio.timeout(within_s)
-        try:
-            async with time, self._begun(self._reader) as connection:
-                yield connection
-        except TimeoutError:
-            if not time.expired():
-                raise
-            raise BusyError("the authority's database does not answer") from None
+        async with answering(within_s), self._begun(self._reader) as connection:
+            yield connection
 
     @asynccontextmanager
     @abstractmethod

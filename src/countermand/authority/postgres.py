@@ -24,7 +24,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from countermand.authority.database import ANSWER_S, WAIT_S, Database, RepeatableError, Work, upgrade
+from countermand.authority.database import ANSWER_S, WAIT_S, Database, RepeatableError, Work, answering, upgrade
 from countermand.errors import (
     BusyError,
     ConfigurationError,
@@ -99,7 +99,7 @@ class PostgresDatabase(Database):
     async def holding(self) -> AsyncIterator[AsyncConnection]:
         """See `Database`. Nothing of it need be on a disk."""
         turn = self._turn.take(urgent=False, within_s=WAIT_S)  # or what is urgent would wait for a connection
-        async with turn, self._begun(self._writer) as connection:
+        async with answering(WAIT_S + ANSWER_S), turn, self._begun(self._writer) as connection:
             await _prepare(connection, durable=False, timeout_ms=_TIMEOUT_MS)
             yield connection
 

@@ -21,9 +21,9 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
-from countermand.authority.database import Database
+from countermand.authority.database import Database, beginning_with
 from countermand.authority.keys import Keys
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.errors import BadAnswerError, CountermandError, DisputedError, LogError
 from countermand.log.chain import Candidate
 from countermand.log.checkpoint import Checkpoint, Pin, claimed_rev, parse_checkpoint
@@ -165,7 +165,8 @@ class Witnesses:
         async with self._database.read() as connection:
             if not await self.lack(connection, furthest):
                 return
-        await self._database.write(lambda connection: self._dispute(connection, witness, furthest))
+        with beginning_with(None):  # the request in which we hear this is not done by that
+            await self._database.write(lambda connection: self._dispute(connection, witness, furthest))
         raise DisputedError
 
     async def lack(self, connection: AsyncConnection, signed: bytes) -> str:
@@ -176,7 +177,7 @@ class Witnesses:
             return "the ledger does not hold that"
         if await self._keys.registers(connection, unverified.signer.hex()):
             return ""
-        is_settled = rev.generation < (await self._ledger.head(connection)).rev.generation
+        is_settled = rev.generation < (await read_head(connection)).rev.generation
         return "" if is_settled else "the register does not hold the key that signed it"
 
     def furthest(self, signed: Iterable[bytes], pin: Pin | None = None) -> bytes | None:

@@ -19,6 +19,7 @@ from countermand.errors import (
     ClockError,
     CountermandError,
     DataError,
+    DisputedError,
     ForbiddenError,
     InvalidScopeError,
     InvalidTargetError,
@@ -43,6 +44,7 @@ ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
     DataError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     UnconfirmedError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     ClockError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+    DisputedError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
 }
 """What a client hears of an error, or of the class above it."""
 NOT_STORED: Final = {"cache-control": "no-store", "pragma": "no-cache"}
@@ -105,7 +107,7 @@ def _refusal(error: CountermandError) -> JSONResponse:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("unavailable: %s", error, extra={"code": error.code})
     # which of its ancestors has ended is more than a client needs to know
-    sentence = "the token, or what it rests on, has ended" if isinstance(error, NotActiveError) else str(error)
+    sentence = "the token, or what it rests on, has ended" if isinstance(error, NotActiveError) else error.told
     return error_answer(status, code, sentence)
 
 
