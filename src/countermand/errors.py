@@ -51,6 +51,7 @@
        ├─ ClockError                 our clocks contradict each other: nothing is signed
        ├─ DisputedError              a witness knows another ledger than ours: nothing is signed
        ├─ DataError                  the data directory or the database cannot be used as it is
+       │  └─ SecretFileError         a file of the authority's own is missing, or is not as it should be
        ├─ BusyError                  too much at once: try again
        └─ UnconfirmedError           it may be done, and that is not certain
 
@@ -64,6 +65,11 @@ class CountermandError(Exception):
     """Everything this package raises by its own decision."""
 
     code: ClassVar[str] = "error"
+
+    @property
+    def told(self) -> str:
+        """What a caller from outside hears of it."""
+        return str(self)
 
 
 class ConfigurationError(CountermandError):
@@ -382,6 +388,15 @@ class DataError(AuthorityError):
     """The data directory or the database cannot be used as it is."""
 
     code = "data"
+
+
+class SecretFileError(DataError):
+    """A file of the authority's own is missing, or is not as it should be. Its words say where: callers hear others."""
+
+    @property
+    def told(self) -> str:
+        """See CountermandError."""
+        return "the authority lacks a key of its own: its log says which"
 
 
 class BusyError(AuthorityError):

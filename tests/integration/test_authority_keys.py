@@ -1,25 +1,31 @@
 """The authority's signing keys: made once, readable by their owner alone, missed when they are lost."""
 
+import os
 import stat
 from pathlib import Path
 from typing import Final
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from countermand.authority.keys import CHECKPOINT_FILE, MANDATE_FILE, read_secret, write_secret
+from countermand.authority.keys import CHECKPOINT_FILE, MANDATE_FILE, generate, read_secret, write_secret
+from countermand.authority.model import Purpose
 from countermand.errors import DataError
 from countermand.log.checkpoint import key_id
+from countermand.server.app import create_app
 from countermand.tokens.keys import SigningKey
 from tests.databases import Kind
-from tests.integration.rooms import Rooms, rooms_open
+from tests.integration.problems import refused_by_oauth
+from tests.integration.rooms import AUDIENCE, ISSUER, Rooms, rooms_open
 from tests.looking import REFUSED_AT_COMMIT, commits_failing, looking_into, stored
 
 pytestmark = pytest.mark.anyio
 
 FILES: Final = [CHECKPOINT_FILE, MANDATE_FILE]
+NO_PASSWORD: Final = serialization.NoEncryption()
 
 
 def _pems(directory: Path) -> dict[str, bytes]:
@@ -79,7 +85,9 @@ async def test_a_key_file_that_is_lost_is_missed_and_not_replaced(tmp_path: Path
     rooms = await _opened(tmp_path)
     (rooms.data.keys / name).unlink()
     left = _pems(rooms.data.keys)
-    assert await _refused(tmp_path) == f"{rooms.data.keys / name} cannot be read: No such file or directory"
+    ids = {CHECKPOINT_FILE: rooms.keys.checkpoint_id, MANDATE_FILE: rooms.keys.mandate.kid}
+    wanted = rooms.data.keys / f"{Path(name).stem}-{ids[name]}.pem"
+    assert await _refused(tmp_path) == f"{wanted} cannot be read: No such file or directory", "which of all there are"
     assert _pems(rooms.data.keys) == left
 
 
@@ -200,3 +208,35 @@ async def test_what_holds_a_key_shows_none(rooms: Rooms) -> None:
         assert repr(secret)[2:-1] not in shown
     assert "PRIVATE" not in shown
     assert "PrivateKey" not in shown
+
+
+async def test_a_forgotten_keys_file_that_is_open_to_others_is_passed_over_and_said_once(
+    rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = generate(Purpose.CHECKPOINT)
+    assert isinstance(key, Ed25519PrivateKey)
+    path = rooms.data.keys / f"checkpoint-{key_id(key.public_key()).hex()}.pem"
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, NO_PASSWORD)
+    path.write_bytes(pem)
+    path.chmod(0o644)
+    assert [rooms.keys.forgotten(rooms.keys.register) for _ in range(2)] == [[], []]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a key's file is passed over: {path} is open to others than its owner: chmod 600 {path}"
+    ]
+    path.chmod(0o600)
+    [found] = rooms.keys.forgotten(rooms.keys.register)
+    assert found.id == key_id(key.public_key()).hex()
+
+
+async def test_strangers_hear_nothing_of_files(rooms: Rooms) -> None:
+    session = await rooms.session()
+    await rooms.service.opening.create_grant(session.application_id, session.application_id, ["read"], [AUDIENCE], 3600)
+    key = await rooms.access.create_for(session.application_id, "notes")
+    write_secret(rooms.data.keys / MANDATE_FILE, SigningKey.generate().to_pem())
+    rooms.keys._loaded.clear()
+    app = create_app(rooms.service, rooms.access, rooms.reader, ISSUER, os.urandom)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=ISSUER) as http:
+        asked = {"grant_type": "client_credentials", "audience": AUDIENCE}
+        answer = await http.post("/oauth2/token", data=asked, auth=(session.application_id, key.secret))
+    sentence = refused_by_oauth(answer, 503, "temporarily_unavailable")
+    assert sentence == "the authority lacks a key of its own: its log says which"

@@ -5,9 +5,9 @@ public half, so a key that is lost must be missed, and never be replaced in sile
 to every process; one that lacks the file of that key signs nothing. Another file is never used, whatever is in it.
 """
 
+import logging
 import os
 import stat
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.authority.model import KeyState, Purpose, RegisteredKey
-from countermand.errors import ConfigurationError, DataError
+from countermand.errors import ConfigurationError, DataError, SecretFileError
 from countermand.log.chain import LogId
 from countermand.log.checkpoint import Pin, key_id
 from countermand.log.keyset import parse_keyset
@@ -32,11 +32,12 @@ CHECKPOINT_FILE: Final = "checkpoint.pem"
 MANDATE_FILE: Final = "mandate.pem"
 SECRET_MODE: Final = 0o600
 
-
 _FIRST_FILES: Final = {Purpose.CHECKPOINT: CHECKPOINT_FILE, Purpose.MANDATE: MANDATE_FILE}
 _VERIFYING: Final = (KeyState.ACTIVE, KeyState.NEXT, KeyState.RETIRING)
 
 PrivateKey: TypeAlias = Ed25519PrivateKey | SigningKey
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Keys:
         self._loaded: dict[str, PrivateKey] = {}
         self._published: tuple[list[RegisteredKey], KeySet] | None = None
         self._witnessed: tuple[tuple[RegisteredKey, ...], Pin] | None = None
+        self._passed_over: set[Path] = set()
         self.register = register
 
     def __repr__(self) -> str:
@@ -188,11 +190,19 @@ class Keys:
         known = {key.id for key in register.keys}
         forgotten = []
         for path in self._directory.glob(_file_of(Purpose.CHECKPOINT, "*")):
-            with suppress(DataError):
+            try:
                 key = replace(_registered(_parse(path, Purpose.CHECKPOINT), 0), state=KeyState.RETIRING)
-                if key.id not in known:
-                    forgotten.append(key)
+            except SecretFileError as error:
+                self._pass_over(path, error)
+                continue
+            if key.id not in known:
+                forgotten.append(key)
         return forgotten
+
+    def _pass_over(self, path: Path, error: SecretFileError) -> None:
+        if path not in self._passed_over:
+            _log.warning("a key's file is passed over: %s", error, extra={"code": error.code})
+        self._passed_over.add(path)
 
     def _private(self, purpose: Purpose, id_: str) -> PrivateKey:
         if id_ not in self._loaded:
@@ -226,7 +236,7 @@ def write_secret(path: Path, data: bytes) -> None:
         partial.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+        raise SecretFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _flush(directory: Path) -> None:
@@ -246,10 +256,10 @@ def read_secret(path: Path) -> bytes:
     """
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise DataError(f"{path} is open to others than its owner: chmod 600 {path}")
+            raise SecretFileError(f"{path} is open to others than its owner: chmod 600 {path}")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise SecretFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
 async def open_keys(database: Database, directory: Path, now_ms: int) -> Keys:
@@ -309,10 +319,10 @@ def _make_missing(directory: Path) -> list[PrivateKey]:
 
 def _load(directory: Path, purpose: Purpose, id_: str) -> PrivateKey:
     """Return the key of this id; the first of each purpose has a file without one. Raises: DataError."""
-    path = directory / _file_of(purpose, id_)
-    private = _parse(path if path.exists() else directory / _FIRST_FILES[purpose], purpose)
+    path, first = directory / _file_of(purpose, id_), directory / _FIRST_FILES[purpose]
+    private = _parse(first if first.exists() and not path.exists() else path, purpose)
     if _registered(private, 0).id != id_:
-        raise DataError(f"{directory} holds other keys than the database knows: put {path.name} there")
+        raise SecretFileError(f"{directory} holds other keys than the database knows: put {path.name} there")
     return private
 
 
@@ -322,9 +332,9 @@ def _parse(path: Path, purpose: Purpose) -> PrivateKey:
             return SigningKey.from_pem(read_secret(path))
         private = serialization.load_pem_private_key(read_secret(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, ConfigurationError) as error:
-        raise DataError(f"the key in {path} cannot be read: {error}") from error
+        raise SecretFileError(f"the key in {path} cannot be read: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise DataError(f"{path} is not an Ed25519 key")
+        raise SecretFileError(f"{path} is not an Ed25519 key")
     return private
 
 

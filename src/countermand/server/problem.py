@@ -115,7 +115,7 @@ def refusal(error: CountermandError) -> JSONResponse:
         raise error
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("unavailable: %s", error, extra={"code": error.code})
-    return problem(status, error.code, str(error))
+    return problem(status, error.code, error.told)
 
 
 def install(app: FastAPI) -> None:
