@@ -167,6 +167,8 @@ class Publication:
             await self._put_keysets()
             await self._writer.put_snapshot(data)
             async with self._turn:
+                if at.rev.generation < (self._generation or 0):
+                    continue  # another has begun meanwhile, and is followed from its own
                 if self._repeats and self._seq is not None:
                     self._seq = min(self._seq, at.rev.seq)
                 now_ms = self._clock().boot_ms
