@@ -3,8 +3,12 @@
 model        what callers give and get
 tables       the same in the database
 migrations   how the tables came to be
-database     transactions: one writer, many readers
+database     transactions, and what they promise on either database
+sqlite       one file, one process
+postgres     one primary, several processes
+turn         whose turn it is to write
 ledger       the append-only, gapless, hash-chained record of revocations
+appending    the last step of a change: to the audit, and to the ledger
 lineage      what rests on what: every anchor, locked and checked with all its ancestors
 exchange     who may act by what: from a mandate to the one that it is exchanged for
 own_session  the session on which an application acts for itself
@@ -15,6 +19,8 @@ checks       what callers give, checked before a transaction begins
 views        rows as their callers see them
 keys         signing keys: files that only we can read, registered in the database
 keysets      which keysets a restored register has forgotten
+rotation     the next key, and the one that is believed no more
+replicas     what replicas report of themselves
 witnesses    who else has seen the ledger, and whether it is still the one that they saw
 recovery     another generation, where it is not
 heartbeat    checkpoints: every second, and after every revocation

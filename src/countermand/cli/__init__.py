@@ -5,6 +5,7 @@ running      up, demo
 looking      sessions, tree, tail
 revoking     revoke, cutoff
 recovering   ledger recover
+keys         keys list, rotate, withdraw
 inspecting   inspect
 checking     check
 auditing     audit, audit verify

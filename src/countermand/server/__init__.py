@@ -11,6 +11,8 @@ openapi      what all of this says of itself
 oauth        /oauth2 and its metadata: mandates given, ended and looked at, for applications
 feed         /v1/log: the log as server-sent events, and snapshots
 keys         /v1/keys: who may call, and as what
+signing_keys /v1/signing-keys: which keys sign, the next ones, and those believed no more
+replicas     /v1/replicas: how far each has come
 audit        /v1/audit: who changed what
 trace        a request's id, in its answer and wherever it leaves a trace
 caller       who calls, and what they may do
