@@ -199,6 +199,7 @@ async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_no_success(tm
             assert (await primary.heartbeat.sign()).checkpoint.rev.seq == 1
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("impatient")
 async def test_what_was_not_confirmed_is_not_confirmed_to_whoever_asks_again(tmp_path: Path) -> None:
     """It is there to be read, and gone with this primary: to find it done is no answer before the standby has it."""

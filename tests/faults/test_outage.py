@@ -51,10 +51,9 @@ async def _kill(server: ServerProcess) -> None:
 
 
 STOP = Outage("it is asked to stop", ServerProcess.terminate, ServerProcess.start)
-OUTAGES = [
-    Outage("it is killed", _kill, ServerProcess.start),
-    Outage("it stands still", _freeze, _thaw),
-]
+KILL = Outage("it is killed", _kill, ServerProcess.start)
+FREEZE = Outage("it stands still", _freeze, _thaw)
+OUTAGES = [KILL, *(pytest.param(outage, marks=pytest.mark.proof) for outage in (FREEZE, STOP))]
 
 
 def now_ms() -> int:
@@ -70,7 +69,9 @@ async def calls_until(resource: Resource, token: str, until_ms: int) -> list[tup
     return answers
 
 
-@pytest.mark.parametrize("outage", [*OUTAGES, pytest.param(STOP, marks=pytest.mark.proof)], ids=str)
+@pytest.mark.parametrize(
+    "outage", [KILL, *(pytest.param(outage, marks=pytest.mark.proof) for outage in (FREEZE, STOP))], ids=str
+)
 async def test_in_an_outage_the_bound_is_kept_and_after_it_all_is_well_by_itself(
     server: ServerProcess, outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:

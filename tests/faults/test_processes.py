@@ -20,11 +20,11 @@ from tests.faults.race import TOOLS, Race
 from tests.faults.test_race import decision_on
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
-from tests.running import PROOF, ServerProcess
+from tests.running import ServerProcess
 
 pytestmark = pytest.mark.anyio
 
-SECONDS = 90 if PROOF else 6
+SECONDS = 90
 CLIENTS = 16
 PROCESSES = 3
 
@@ -52,6 +52,7 @@ async def processes(tmp_path: Path, postgres: PostgresServer) -> AsyncIterator[l
             yield started
 
 
+@pytest.mark.proof
 async def test_nothing_answered_is_lost_and_no_mandate_escapes(
     processes: list[ServerProcess], postgres: PostgresServer
 ) -> None:

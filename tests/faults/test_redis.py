@@ -11,11 +11,11 @@ from countermand.cli.client import AuthorityClient
 from countermand.errors import CountermandError
 from tests.faults.resource import PASSED, REVOKED, guard_of, protected, read_ledger, subject_of
 from tests.redis_server import RedisServer
-from tests.running import PROOF, ServerProcess, until
+from tests.running import ServerProcess, until
 
 pytestmark = pytest.mark.anyio
 
-KILLS = 200 if PROOF else 2
+KILLS = 200
 SEED = 20_241
 
 
@@ -34,6 +34,7 @@ async def test_up_with_redis_lets_a_guard_follow_there(tmp_path: Path) -> None:
         assert redis.url not in server.log.read_text()
 
 
+@pytest.mark.proof
 async def test_after_kills_replicas_on_redis_end_where_the_ledger_does(tmp_path: Path) -> None:
     chance = random.Random(SEED)  # noqa: S311 - moments, not secrets
     with RedisServer(tmp_path / "redis") as redis:

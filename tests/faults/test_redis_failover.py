@@ -15,11 +15,11 @@ from tests.faults.trial import REPLICAS, Trial, join, trial_running
 from tests.integration.planes import KEYS
 from tests.redis_server import RedisServer
 from tests.redis_topologies import SERVICE, Cluster, Watched, cluster_running, watched_running
-from tests.running import PROOF, until
+from tests.running import until
 
 pytestmark = pytest.mark.anyio
 
-ENTRIES: Final = 5_000 if PROOF else 1_000
+ENTRIES: Final = 5_000
 BURST: Final = 12_000
 WHOLE_S: Final = 25.0
 """Far below the 30 s above which a guard refuses by default, though all happened that can."""
@@ -117,7 +117,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publication, "BASE_TIMES", 1)
 
 
-@pytest.mark.parametrize("name", FAILOVERS if PROOF else list(FAILOVERS)[:1])
+@pytest.mark.proof
+@pytest.mark.parametrize("name", FAILOVERS)
 async def test_after_a_failover_every_replica_is_whole_and_no_decision_came_too_late(tmp_path: Path, name: str) -> None:
     running, happen = FAILOVERS[name]
     with running(tmp_path / "redis") as topology:

@@ -32,10 +32,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publication, "BASE_TIMES", 1)
 
 
-SHORT: Final = (
-    *("XTRIM of the stream to nothing", "kill -9 without persistence", "SIGSTOP", "forged next entries"),
-    "a flood of forged entries",
-)
+SHORT: Final = ("XTRIM of the stream to nothing", "kill -9 without persistence", "forged next entries")
 """Where time is short; test_relay.py has most of the others, with fewer entries."""
 
 
