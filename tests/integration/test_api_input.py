@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from countermand.authority.model import SubjectType
 from tests.integration.problems import refused, refused_as_input
 from tests.looking import looking_into
-from tests.running import Running
+from tests.running import PROOF, Running
 from tests.unit.mandates import LOOSE_JSON
 
 pytestmark = pytest.mark.anyio
@@ -100,7 +100,7 @@ def _request(path: str) -> st.SearchStrategy[tuple[str, Any]]:
 
 
 @given(request=st.sampled_from(PATHS).flatmap(_request))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 if PROOF else 150, deadline=None)
 async def test_any_json_is_taken_or_refused_as_input(admin: httpx2.AsyncClient, request: tuple[str, Any]) -> None:
     path, body = request
     response = await admin.post(path, content=json.dumps(body), headers=JSON)
@@ -113,7 +113,7 @@ async def test_any_json_is_taken_or_refused_as_input(admin: httpx2.AsyncClient, 
 
 @pytest.mark.parametrize("path", PATHS)
 @given(content=st.binary(max_size=200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 if PROOF else 15, deadline=None)
 async def test_any_bytes_are_refused_as_input(admin: httpx2.AsyncClient, path: str, content: bytes) -> None:
     refused_as_input(await admin.post(path, content=content, headers=JSON))
 

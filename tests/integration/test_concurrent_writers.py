@@ -23,7 +23,7 @@ from tests.running import PROOF, ServerProcess, until
 pytestmark = pytest.mark.anyio
 
 WRITERS = 8
-EACH = 400 if PROOF else 15
+EACH = 400 if PROOF else 8
 
 
 async def test_eight_writers_leave_one_gapless_chain_that_a_replica_follows(

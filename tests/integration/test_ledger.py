@@ -18,6 +18,7 @@ from countermand.log.entry import Entry
 from tests import databases
 from tests.integration.rooms import LATER_MS, NOW_MS, Rooms, rooms_open
 from tests.looking import REFUSED_AT_COMMIT, commits_failing, looking_into, writing
+from tests.running import PROOF
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +224,11 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_
 
 
 @given(reasons=st.lists(_TEXT, min_size=1, max_size=5))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40 if PROOF else 12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 async def test_the_bytes_in_the_database_are_the_one_form_of_the_entry(rooms: Rooms, reasons: list[str]) -> None:
     """The one database of this test grows with every example."""
     first = (await rooms.head()).rev.seq + 1

@@ -20,6 +20,7 @@ from tests.integration.exchanging import (
     form,
 )
 from tests.integration.problems import refused_by_oauth
+from tests.running import PROOF
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +139,7 @@ VALUES: Final = st.sampled_from([EXCHANGE, ACCESS_TOKEN, AUDIENCE, "read", f"agt
 
 
 @given(pairs=st.lists(st.tuples(NAMES, VALUES), max_size=8), is_whole=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if PROOF else 100, deadline=None)
 async def test_any_form_is_answered_with_a_mandate_or_a_refusal(kept: Fleet, pairs: Pairs, is_whole: bool) -> None:
     response = await kept.desk.post((form(kept.token) if is_whole else []) + pairs)
     if response.status_code != 200:

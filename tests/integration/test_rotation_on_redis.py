@@ -24,6 +24,7 @@ async def rotated(running: Plane) -> None:
     await until(has_ended, "the old key leaves")
 
 
+@pytest.mark.proof
 async def test_replicas_follow_a_rotation_and_one_from_the_first_pin_catches_up_after_two(tmp_path: Path) -> None:
     async with plane(tmp_path, replicas=2) as running:
         first_pin = running.rooms.pin
