@@ -69,9 +69,7 @@ async def calls_until(resource: Resource, token: str, until_ms: int) -> list[tup
     return answers
 
 
-@pytest.mark.parametrize(
-    "outage", [KILL, *(pytest.param(outage, marks=pytest.mark.proof) for outage in (FREEZE, STOP))], ids=str
-)
+@pytest.mark.parametrize("outage", OUTAGES, ids=str)
 async def test_in_an_outage_the_bound_is_kept_and_after_it_all_is_well_by_itself(
     server: ServerProcess, outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -139,17 +139,24 @@ async def rooms_open(
     database = DATABASES.open(data, clock.peek_ms)
     try:
         await database.migrate()
-        ledger = await Ledger.open(database, os.urandom(16))
-        keys = await open_keys(database, data.keys, clock.wall_ms)
-        heard = Witnesses(database, ledger, keys, witnesses, clock)
-        heartbeat = Heartbeat(database, ledger, keys, clock, heard, os.urandom(16).hex())
-        policy = Policy(ISSUER, mandate_s)
-        service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
-        reader = LedgerReader(ledger, heartbeat, keys)
-        access = Access(database, clock, os.urandom)
-        yield Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)
+        yield await process_on(database, data, clock, mandate_s=mandate_s, witnesses=witnesses)
     finally:
         await database.close()
+
+
+async def process_on(
+    database: Database, data: DataDir, clock: HeldClock, *, mandate_s: int = 900, witnesses: Sequence[Witness] = ()
+) -> Rooms:
+    """Return the rooms of one more process on a database, with the keys that are in `data`."""
+    ledger = await Ledger.open(database, os.urandom(16))
+    keys = await open_keys(database, data.keys, clock.wall_ms)
+    heard = Witnesses(database, ledger, keys, witnesses, clock)
+    heartbeat = Heartbeat(database, ledger, keys, clock, heard, os.urandom(16).hex())
+    policy = Policy(ISSUER, mandate_s)
+    service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
+    reader = LedgerReader(ledger, heartbeat, keys)
+    access = Access(database, clock, os.urandom)
+    return Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)
 
 
 @asynccontextmanager

@@ -12,16 +12,15 @@ import pytest
 from sqlalchemy import event
 
 from countermand.authority import heartbeat as heartbeat_module
-from countermand.authority.heartbeat import Heartbeat, SignedCheckpoint
-from countermand.authority.keys import open_keys
-from countermand.authority.witnesses import Witnesses
+from countermand.authority.heartbeat import SignedCheckpoint
 from countermand.errors import ClockError, DataError, NotFoundError
 from countermand.log.anchor import Kind, own_id
 from countermand.log.checkpoint import parse_checkpoint
 from countermand.log.entry import Entry
 from countermand.log.state import CLOCK_TOLERANCE_MS
+from countermand.settings import DataDir
 from tests import databases
-from tests.integration.rooms import NOW_MS, HeldClock, Rooms, beating, rooms_open
+from tests.integration.rooms import NOW_MS, HeldClock, Rooms, beating, process_on, rooms_open
 from tests.looking import REFUSED_AT_COMMIT, commits_failing, looking_into, writing
 from tests.running import until
 
@@ -356,11 +355,9 @@ async def test_whoever_lacks_the_key_that_signs_leaves_the_relay_to_one_that_has
     rooms: Rooms, tmp_path: Path
 ) -> None:
     """A key was withdrawn by another process, and the file of the one that signs now is that one's alone."""
-    directory = tmp_path / "keys of another process"
-    shutil.copytree(rooms.data.keys, directory)
-    keys = await open_keys(rooms.database, directory, NOW_MS)
-    witnesses = Witnesses(rooms.database, rooms.ledger, keys, (), rooms.clock)
-    other = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
+    data = DataDir(tmp_path / "another process")
+    shutil.copytree(rooms.data.keys, data.keys)
+    other = (await process_on(rooms.database, data, rooms.clock)).heartbeat
     other.may_lead = rooms.heartbeat.may_lead = True
     await other.sign()
     await rooms.heartbeat.sign()

@@ -12,12 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from countermand.authority import tables
-from countermand.authority.heartbeat import Heartbeat
-from countermand.authority.keys import open_keys
 from countermand.authority.model import Purpose, Session
-from countermand.authority.recovery import Recovery
-from countermand.authority.rotation import OVERLAP_MS, Rotation
-from countermand.authority.witnesses import Told, Witnesses
+from countermand.authority.rotation import OVERLAP_MS
+from countermand.authority.witnesses import Told
 from countermand.errors import BusyError, DisputedError, InvalidValueError, NotActiveError, UnreachableError
 from countermand.log.anchor import EVERYONE, Anchor, Anchors, Kind, Rev, own_id
 from countermand.log.chain import Candidate
@@ -31,8 +28,7 @@ from countermand.tokens.mandate import parse_mandate
 from tests.backups import Memory, back_up, put_back
 from tests.integration.commands import typed
 from tests.integration.restoring import remembered, remembering, reopened
-from tests.integration.rooms import AUDIENCE, LATER_MS, NOW_MS, Rooms, beating, rooms_open
-from tests.integration.rooms import ISSUER as AUTHORITY
+from tests.integration.rooms import AUDIENCE, LATER_MS, NOW_MS, Rooms, beating, process_on, rooms_open
 from tests.running import Running
 
 pytestmark = pytest.mark.anyio
@@ -446,27 +442,19 @@ async def test_a_key_withdrawn_by_one_process_is_believed_by_no_other_that_recov
     """While the head is disputed nothing is signed; what the register says is heard all the same."""
     stolen = rooms.keys.checkpoint
     furthest = Checkpoint(rooms.ledger.log_id, Rev(500, 9_000_000), os.urandom(32), NOW_MS).sign(stolen)
-    keys = await open_keys(rooms.database, rooms.data.keys, NOW_MS)
-    witnesses = Witnesses(rooms.database, rooms.ledger, keys, [Memory([furthest])], rooms.clock)
-    heart = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
-    rotation = Rotation(rooms.database, keys, rooms.clock, heart.sign_soon)
-    recovery = Recovery(rooms.database, rooms.ledger, heart, rotation, AUTHORITY, rooms.clock)
+    other = await process_on(rooms.database, rooms.data, rooms.clock, witnesses=[Memory([furthest])])
     with pytest.raises(DisputedError):
-        await heart.sign()
-    assert (await recovery.recover(dry_run=True)).begun == 501
+        await other.heartbeat.sign()
+    assert (await other.service.recovery.recover(dry_run=True)).begun == 501
     await rooms.service.rotation.withdraw_checkpoint_key(rooms.keys.checkpoint_id, "stolen")
-    assert (await recovery.recover()).begun == 2
-    assert (await heart.sign()).checkpoint.rev.generation == 2
+    assert (await other.service.recovery.recover()).begun == 2
+    assert (await other.heartbeat.sign()).checkpoint.rev.generation == 2
 
 
 async def test_a_key_that_is_withdrawn_while_another_recovers_is_not_believed_either(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = await open_keys(rooms.database, rooms.data.keys, NOW_MS)
-    witnesses = Witnesses(rooms.database, rooms.ledger, keys, (), rooms.clock)
-    heart = Heartbeat(rooms.database, rooms.ledger, keys, rooms.clock, witnesses, "other")
-    rotation = Rotation(rooms.database, keys, rooms.clock, heart.sign_soon)
-    recovery = Recovery(rooms.database, rooms.ledger, heart, rotation, AUTHORITY, rooms.clock)
+    recovery = (await process_on(rooms.database, rooms.data, rooms.clock)).service.recovery
     find = recovery._find
 
     async def found_before_it_is_withdrawn(heard: Any) -> Any:

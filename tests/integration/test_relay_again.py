@@ -11,6 +11,7 @@ from countermand.authority import owed, publication
 from countermand.authority.ledger import DAY_MS
 from countermand.authority.way import Ends
 from countermand.log.anchor import Kind
+from countermand.log.checkpoint import Checkpoint
 from countermand.log.entry import Entry
 from countermand.log.ports import Written
 from countermand.log.snapshot import HEADER_BYTES, SnapshotHeader
@@ -241,3 +242,25 @@ async def test_messages_of_others_are_not_looked_through_for_a_place_to_begin(tm
         entries = running.redis.client().xrange(KEYS.stream)
     assert set(asked) == {KEYS.checkpoints}
     assert b"0-0" < place < entries[2][0]
+
+
+async def test_a_snapshot_that_comes_after_the_next_generation_has_begun_is_not_laid_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take seconds to make, and replicas that hear of a succession need one from after it."""
+    async with plane(tmp_path, replicas=0) as running:
+        reader = running.rooms.reader
+        make, late = reader.newest_snapshot, [await reader.newest_snapshot()]
+
+        async def newest() -> tuple[Checkpoint, bytes]:
+            return late.pop() if late else await make()
+
+        monkeypatch.setattr(reader, "newest_snapshot", newest)
+        await running.rooms.service.recovery.recover(force=True, keep_sessions=True)
+        with running.redis.client() as client:
+
+            def generation() -> int:
+                data = client.get(KEYS.snapshot) or b""
+                return SnapshotHeader.verify(data[:HEADER_BYTES], running.rooms.pin).checkpoint.rev.generation
+
+            await until(lambda: not late and generation() == 2, "one of the next generation lies there")
