@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import QueuePool
 
 from countermand.authority import database as database_module
 from countermand.authority import postgres as postgres_module
@@ -235,3 +236,25 @@ async def test_a_row_that_should_be_there_and_is_not_is_an_error_of_ours(databas
     with pytest.raises(DataError) as refused:
         await database.write(look)
     assert isinstance(refused.value.__cause__, NoResultFound)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_closing_waits_for_whoever_still_reads_and_loses_no_connection(tmp_path: Path, cancelled: bool) -> None:
+    reading = asyncio.Event()
+
+    async def read(database: Database) -> None:
+        async with database.read() as connection:
+            await connection.execute(select(tables.head))
+            reading.set()
+            await asyncio.sleep(60 if cancelled else 0.2)
+
+    async with rooms_open(tmp_path) as rooms:
+        pools = [rooms.database._reader.pool, rooms.database._writer.pool]
+        task = asyncio.create_task(read(rooms.database))
+        await reading.wait()
+        if cancelled:
+            task.cancel()
+    assert task.done()
+    assert [pool.checkedout() for pool in pools if isinstance(pool, QueuePool)] == [0, 0]
+    assert [pool.checkedin() for pool in pools if isinstance(pool, QueuePool)] == [0, 0], "none is left in them either"
+    await asyncio.gather(task, return_exceptions=True)

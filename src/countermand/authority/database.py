@@ -73,7 +73,8 @@ class Database(ABC):
         self._writer = writer
         self._reader = reader
         self._turn = Turn(writers)  # the pool would let newcomers go before those who wait
-        self._writing: set[asyncio.Future[Any]] = set()
+        self._writing: set[asyncio.Future[Any]] = set()  # also what waits for its turn
+        self._begun_now: set[asyncio.Future[None]] = set()  # transactions, each until it has ended
 
     async def write(self, work: Work[_T], *, urgent: bool = False, alone: bool = False) -> _T:
         """Return what `work` returns, in one transaction that may write; committed, durably, before this returns.
@@ -148,9 +149,10 @@ class Database(ABC):
         """
 
     async def close(self) -> None:
-        """Let go of the database, once what is being written is written."""
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=ANSWER_S)
+        """Let go of the database, once what is under way has ended: its connection would be nobody's afterwards."""
+        under_way = self._writing | self._begun_now
+        if under_way:
+            await asyncio.wait(under_way, timeout=ANSWER_S)
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -186,6 +188,8 @@ class Database(ABC):
 
     @asynccontextmanager
     async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        ended = asyncio.get_running_loop().create_future()
+        self._begun_now.add(ended)
         try:
             async with engine.begin() as connection:
                 yield connection
@@ -195,6 +199,9 @@ class Database(ABC):
             raise self._refusal(error) from None  # what the driver says may quote a value
         except SQLAlchemyError as error:
             raise DataError(f"the authority's database is not as it should be: {type(error).__name__}") from error
+        finally:
+            self._begun_now.discard(ended)
+            ended.set_result(None)
 
 
 async def line_up(connection: AsyncConnection, numbers: Select[tuple[int]], *, shared: bool) -> None:
