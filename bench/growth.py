@@ -21,6 +21,7 @@ from tests.postgres_server import PostgresServer
 
 SIZES: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 PAGES: Final = 20
+TIMES: Final = 7
 MILLI: Final = 1e3
 
 
@@ -40,10 +41,21 @@ async def _measure(size: int) -> Row:
             await asyncio.to_thread(plant, server, root, size)
             listed_ms = [await _took_ms(lambda: page(here, None, 100)) for _ in range(PAGES)]
             previewed_ms = await _took_ms(lambda: revoking.preview(Kind.AGENT, root.id))
-            revoked_ms = await _took_ms(lambda: revoking.revoke(Kind.AGENT, root.id))
+            revoked_ms = []
+            for _ in range(TIMES):
+                revoked_ms.append(await _took_ms(lambda: revoking.revoke(Kind.AGENT, root.id)))
+                await asyncio.to_thread(_stand_up_again, server, root.id)
     beside = {"its dry run": previewed_ms, "a page of 100 of them": statistics.median(listed_ms)}
     wanted = "100 wanted" if size == SIZES[-1] else ""
-    return Row(f"a revocation that ends {size:,} others, on Postgres", "ms", revoked_ms, beside, wanted)
+    return Row(
+        f"a revocation that ends {size:,} others, on Postgres", "ms", statistics.median(revoked_ms), beside, wanted
+    )
+
+
+def _stand_up_again(server: PostgresServer, id_: str) -> None:
+    """Take back, past the authority, what a revocation has written of its tree: the next one finds it as it was."""
+    server.execute("DELETE FROM cascades")
+    server.execute("UPDATE anchors SET revoked_at_ms = NULL WHERE id = %s", id_)
 
 
 async def _took_ms(do: Callable[[], Awaitable[object]]) -> float:
