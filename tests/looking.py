@@ -56,7 +56,7 @@ async def looking_into(data: DataDir) -> AsyncIterator[Look]:
 
 
 def _turn(table: str) -> tuple[int, str]:
-    """Sort tables as writers come to them: a heartbeat to its own first, revocations to the anchors, last to the head."""
+    """Sort tables as writers come to them: heartbeats to their own first, revocations to anchors, last to the head."""
     return {"heartbeat": 0, "head": 2}.get(table, 1), table
 
 
