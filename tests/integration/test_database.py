@@ -25,6 +25,7 @@ from countermand.settings import DataDir
 from tests.databases import DATABASES, Kind
 from tests.integration.rooms import insert_sessions, rooms_open
 from tests.looking import held
+from tests.running import until
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +138,10 @@ async def test_readers_cancelled_at_any_step_leave_room_for_others(database: Dat
         await asyncio.gather(*tasks, return_exceptions=True)
         async with asyncio.timeout(5):
             await _held(database)
+    await until(lambda: not database._connections, "whatever was on its way is back")
+    pool = database._reader.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0, "and none is lost, or found by the collector alone"
 
 
 async def test_readers_cancelled_twice_leave_nothing_that_waits_for_ever(database: Database) -> None:

@@ -7,7 +7,7 @@ driver to undo, and what it leaves undone locks everybody out.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -74,7 +74,7 @@ class Database(ABC):
         self._reader = reader
         self._turn = Turn(writers)  # the pool would let newcomers go before those who wait
         self._writing: set[asyncio.Future[Any]] = set()  # also what waits for its turn
-        self._begun_now: set[asyncio.Future[None]] = set()  # transactions, each until it has ended
+        self._connections: set[asyncio.Future[None]] = set()  # each until it is back in its pool
 
     async def write(self, work: Work[_T], *, urgent: bool = False, alone: bool = False) -> _T:
         """Return what `work` returns, in one transaction that may write; committed, durably, before this returns.
@@ -150,9 +150,10 @@ class Database(ABC):
 
     async def close(self) -> None:
         """Let go of the database, once what is under way has ended: its connection would be nobody's afterwards."""
-        under_way = self._writing | self._begun_now
-        if under_way:
-            await asyncio.wait(under_way, timeout=ANSWER_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                while under_way := self._writing | self._connections:
+                    await asyncio.wait(under_way)
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -188,10 +189,8 @@ class Database(ABC):
 
     @asynccontextmanager
     async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        ended = asyncio.get_running_loop().create_future()
-        self._begun_now.add(ended)
         try:
-            async with engine.begin() as connection:
+            async with self._connected(engine) as connection, connection.begin():
                 yield connection
         except PoolTimeoutError as error:
             raise BusyError("the authority's database is busy") from error
@@ -199,9 +198,24 @@ class Database(ABC):
             raise self._refusal(error) from None  # what the driver says may quote a value
         except SQLAlchemyError as error:
             raise DataError(f"the authority's database is not as it should be: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """Give a connection, and give it back to its pool, whoever gives up meanwhile. `close` waits for that."""
+        back = asyncio.get_running_loop().create_future()
+        self._connections.add(back)
+        back.add_done_callback(self._connections.discard)
+        try:
+            connection = await engine.connect().start()
+        except BaseException:
+            back.set_result(None)
+            raise
+        try:
+            yield connection
         finally:
-            self._begun_now.discard(ended)
-            ended.set_result(None)
+            closing = asyncio.ensure_future(connection.close())
+            closing.add_done_callback(lambda _closed: back.set_result(None))
+            await asyncio.shield(closing)
 
 
 async def line_up(connection: AsyncConnection, numbers: Select[tuple[int]], *, shared: bool) -> None:
