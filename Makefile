@@ -44,7 +44,7 @@ fmt: $(READY)
 
 # Resolve the pins again after a change in pyproject.toml or requirements/published.in; both get the same redis-py
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra redis --extra server --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra all --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package countermand --no-emit-index-url --no-header --quiet --upgrade -o requirements/dev.txt
 	$(BIN)/uv pip compile requirements/published.in --constraints requirements/dev.txt --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet --upgrade -o requirements/published.txt

@@ -49,7 +49,7 @@ async def authenticate(
 
 
 class MandateMiddleware(_face.MandateMiddleware):
-    """An ASGI app behind a guard made of what `authenticate` takes, and `resource_metadata`.
+    """An ASGI app behind a guard made of what `authenticate` takes.
 
     Raises:
         ConfigurationError: the arguments cannot work.
@@ -63,7 +63,6 @@ class MandateMiddleware(_face.MandateMiddleware):
         audience: str,
         revocations: AnyRevocations,
         keys: KeySource | None = None,
-        resource_metadata: str | None = None,
         **required: Unpack[RequirementOptions],
     ) -> None:
         super().__init__(
@@ -72,6 +71,5 @@ class MandateMiddleware(_face.MandateMiddleware):
             audience=audience,
             revocations=revocations,
             keys=keys_of(issuer) if keys is None else keys,
-            resource_metadata=resource_metadata,
             **required,
         )

@@ -29,6 +29,7 @@
     │  └─ ExpiredTokenError          outside its time
     ├─ KeysError                     the keys of an issuer cannot be had
     │  └─ MalformedKeysError         not a JSON Web Key Set
+    ├─ DeniedError                   how an app that is a framework's hears that the guard denied
     ├─ StoreError
     │  ├─ StoreFullError             the bound is reached, and nothing may be evicted
     │  └─ ReadOnlyStoreError         this store only answers
@@ -55,7 +56,8 @@
        ├─ BusyError                  too much at once: try again
        └─ UnconfirmedError           it may be done, and that is not certain
 
-A denial is a value and not in this tree: see `countermand.enforce`.
+A denial is a value and not in this tree: see `countermand.enforce`. Only where a framework stands between who asks and
+who answers, an error carries it.
 """
 
 from typing import ClassVar
@@ -251,6 +253,16 @@ class MalformedKeysError(KeysError):
     """The bytes are not a JSON Web Key Set that we could use."""
 
     code = "malformed_keys"
+
+
+class DeniedError(CountermandError):
+    """The guard denied what an app asked about its request. `denial` says why, and has been answered."""
+
+    code = "denied"
+
+    def __init__(self, denial: object) -> None:
+        super().__init__("the guard denied the request")
+        self.denial = denial
 
 
 class StoreError(CountermandError):

@@ -203,7 +203,6 @@ async def test_the_middleware_is_added_with_what_authenticate_takes(app: FastAPI
         revocations=store,
         keys=StaticKeys(KEYS),
         required_scopes=("read",),
-        resource_metadata="https://api.example/metadata",
     )
 
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api.example") as client:
@@ -216,7 +215,7 @@ async def test_the_middleware_is_added_with_what_authenticate_takes(app: FastAPI
     assert answers[0].json() == "alice"
     assert answers[1].json()["error"] == "session_revoked"
     assert answers[2].headers["www-authenticate"] == (
-        'Bearer scope="read", resource_metadata="https://api.example/metadata"'
+        'Bearer scope="read", resource_metadata="https://api.example/.well-known/oauth-protected-resource"'
     )
 
 

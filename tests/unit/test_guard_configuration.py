@@ -54,9 +54,6 @@ def test_a_guard_that_could_not_ask_its_revocations_is_refused(revocations: Any)
         {"keys": None},
         {"issuer": ""},
         {"audience": ""},
-        {"resource_metadata": "api.example/.well-known"},
-        {"resource_metadata": 'https://api.example/"'},
-        {"resource_metadata": "https://api.example/\r\nx: y"},
         {"requirements": Requirements.of(max_staleness_s=10)},
     ],
 )

@@ -6,7 +6,10 @@ guard         the decision: every check, in its order
 bearer        the bearer token of a header, and a denial as an answer (RFC 6750)
 inflight      calls that were let in, and whether they may go on
 gate          between a server and an app: what passes, and how a call is cut
+identity      who acts, as headers for the service behind a gateway or a proxy
+resource      what a resource says of itself (RFC 9728)
 trace         what was decided, as records of a log; the id of a request
+asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
 authenticate  the documented face
 """

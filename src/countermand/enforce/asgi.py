@@ -1,35 +1,38 @@
-"""The guard before an ASGI app: nothing reaches the app but what the guard allows.
+"""The guard before an ASGI app: nothing reaches the app but what the guard allows, or what the app asks it about.
 
 HTTP is answered with the status of the denial; a web socket is closed before it is accepted. Every answer has the id of
 its request. The token comes in one Authorization header and from nowhere else. A scope of another type is refused: who
 cannot be asked is not let in. What was let in is cut when its token ends. An HTTP answer that has begun then ends
 without its last chunk, and the server closes the connection. So nothing should stand before the guard that would finish
-the answer, as some do.
-Source: docs/protocol.md, "Answers" and "In flight"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013).
+the answer, as some do. Anybody may read the resource's metadata.
+Source: docs/protocol.md, "Answers" and "In flight"; ASGI 3.0; RFC 6455 §7.4.1 and its registry (1008, 1013); RFC 9728.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from countermand.enforce.bearer import extract_bearer, refusal
-from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.asking import MANDATE_KEY, Asking, begun
+from countermand.enforce.bearer import refusal
+from countermand.enforce.decision import Deny, Requirements
 from countermand.enforce.gate import ASGIApp, Gate, Message, Receive, Scope, Send
-from countermand.enforce.inflight import Call
-from countermand.enforce.trace import HEADER, REQUEST_ID_KEY, Outcome, is_request_id, request_id
+from countermand.enforce.trace import HEADER, REQUEST_ID_KEY, is_request_id, request_id
 from countermand.errors import ConfigurationError
-from countermand.tokens.mandate import Mandate
 
 if TYPE_CHECKING:  # a guard makes this middleware
     from countermand.enforce.guard import Guard
 
 __all__ = ["MANDATE_KEY", "REQUEST_ID_KEY", "ASGIApp", "GuardMiddleware", "Message", "Receive", "Scope", "Send"]
 
-MANDATE_KEY: Final = "countermand.mandate"
-"""Where in the scope the app finds the Mandate of a request; also `mandate` in the scope's state."""
 POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
 
 _BEGIN: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_METADATA: Final = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"public, max-age=300"),
+    (b"access-control-allow-origin", b"*"),  # clients in browsers look for it too
+)
 
 _log = logging.getLogger(__name__)
 
@@ -37,16 +40,20 @@ _log = logging.getLogger(__name__)
 class GuardMiddleware:
     """`app` behind `guard`, whose requirements and these must be met.
 
-    It starts the guard before the app's own startup and closes it after the app's shutdown.
+    It starts the guard before the app's own startup and closes it after the app's shutdown. `on_demand` lets every
+    request in, and leaves it to the app to ask (`asking`) before it does anything that needs a token.
 
     Raises:
         ConfigurationError: the guard cannot answer for these requirements.
     """
 
-    def __init__(self, app: ASGIApp, guard: "Guard", requirements: Requirements | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, guard: "Guard", requirements: Requirements | None = None, *, on_demand: bool = False
+    ) -> None:
         self.app = app
         self._guard = guard
         self._requirements = guard.combine(requirements)
+        self._on_demand = on_demand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it. Raises: ConfigurationError, for a scope of another type."""
@@ -61,18 +68,20 @@ class GuardMiddleware:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         id_ = scope[REQUEST_ID_KEY] = self._id(scope)
         send = _with_id(id_, send)
-        admitted = await self._admit(scope, id_)
-        if isinstance(admitted, Deny):
-            await self._refuse(admitted, scope, send)
+        resource = self._guard.resource
+        if resource is not None and scope.get("path") == resource.path and scope.get("method") in {"GET", "HEAD"}:
+            await _answer(scope, send, 200, _METADATA, resource.metadata)
             return
+        gate = Gate(scope, receive, send)
+        asking = Asking(self._guard, self._requirements, scope, gate)
         try:
-            _hand_over(scope, admitted.token.mandate)
-            gate = Gate(admitted, scope, receive, send)
-            denial = await gate.run(self.app)
+            if self._on_demand or await asking.admit() is None:
+                with begun(asking):
+                    await gate.run(self.app)
         finally:
-            admitted.end()
-        if denial is not None and gate.can_refuse:
-            await self._refuse(denial, scope, send)
+            gate.end()
+        if gate.denial is not None and gate.can_refuse:
+            await self._refuse(gate.denial, scope, send)
 
     def _id(self, scope: Scope) -> str:
         """Return the request's id: the one that a guard before this one gave it, if there is one."""
@@ -81,25 +90,15 @@ class GuardMiddleware:
             return known
         return request_id(scope["headers"], self._guard.random)
 
-    async def _admit(self, scope: Scope, id_: str) -> Call | Deny:
-        headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        if len(headers) > 1:
-            description = "the request carries more than one Authorization header"
-            denial = Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
-            self._guard.trace.tell(Outcome.DENIED, id_, denial)
-            return denial
-        header = headers[0].decode("latin-1") if headers else None
-        return await self._guard.admit(extract_bearer(header), self._requirements, id_)
-
     async def _refuse(self, deny: Deny, scope: Scope, send: Send) -> None:
         if scope["type"] == "websocket":
             code = TRY_AGAIN_LATER if deny.may_pass_later else POLICY_VIOLATION
             await send({"type": "websocket.close", "code": code, "reason": deny.code.value})
             return
-        answer = refusal(deny, self._guard.resource_metadata)
+        resource = self._guard.resource
+        answer = refusal(deny, resource.metadata_url if resource else None)
         headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+        await _answer(scope, send, answer.status, headers, answer.body)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
@@ -142,6 +141,11 @@ class GuardMiddleware:
             await send_for_app({"type": "lifespan.shutdown.complete"})
 
 
+async def _answer(scope: Scope, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
 def _with_id(id_: str, send: Send) -> Send:
     """Return a `send` by which the answer has this id, and no other that the app may have given it."""
 
@@ -152,8 +156,3 @@ def _with_id(id_: str, send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-def _hand_over(scope: Scope, mandate: Mandate) -> None:
-    scope[MANDATE_KEY] = mandate
-    scope.setdefault("state", {})["mandate"] = mandate

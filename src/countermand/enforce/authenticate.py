@@ -132,7 +132,6 @@ class MandateMiddleware(GuardMiddleware):
         keys: KeySource,
         clock_s: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
-        resource_metadata: str | None = None,
         **required: Unpack[RequirementOptions],
     ) -> None:
         guard = Guard(
@@ -143,6 +142,5 @@ class MandateMiddleware(GuardMiddleware):
             clock_s=clock_s,
             random=random,
             requirements=Requirements.of(**required),
-            resource_metadata=resource_metadata,
         )
         super().__init__(app, guard)

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from countermand.enforce.decision import Code, Deny
-from countermand.errors import ConfigurationError
 
 RETRY_AFTER_S: Final = 1
 
-_URL = re.compile(r"https?://[\x21\x23-\x5b\x5d-\x7e]+")
 _UNQUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 
 
@@ -61,9 +59,3 @@ def challenge(deny: Deny, resource_metadata: str | None = None) -> str:
         del attributes["error"], attributes["error_description"]
     given = [f'{name}="{_UNQUOTABLE.sub("?", value)}"' for name, value in attributes.items() if value]
     return f"Bearer {', '.join(given)}".rstrip()
-
-
-def check_resource_metadata(url: str | None) -> None:
-    """Refuse what cannot stand in a challenge. Raises: ConfigurationError."""
-    if url is not None and not _URL.fullmatch(url):
-        raise ConfigurationError("resource_metadata is an http or https URL, or None")

@@ -1,8 +1,8 @@
 """The gate between a server and an app, for one call: what passes it, and how the app is stopped.
 
-Every message to the client is let through only after a look, and nothing comes from the client to the app while the
-call is held. A call that is cut has its app cancelled, once, in the task of its own that the server gave it. What the
-server has taken is out of our hands.
+It stands open until a call is let in. From then on every message to the client is let through only after a look, and
+nothing comes from the client to the app while the call is held. A call that is cut has its app cancelled, once, in the
+task of its own that the server gave it. What the server has taken is out of our hands.
 Source: docs/protocol.md, "In flight"; ASGI 3.0; RFC 6455 §7.4.1.
 """
 
@@ -31,41 +31,61 @@ _log = logging.getLogger(__name__)
 
 
 class Gate:
-    """Between `receive` and `send` of a server and the app that serves `call`.
+    """Between `receive` and `send` of a server and an app.
 
-    `can_refuse` is true until an HTTP answer has begun, or the client has gone: then nothing else can be said to it.
+    `denial` says why it was shut, None while it was not. `can_refuse` is true until an HTTP answer has begun, or the
+    client has gone: then nothing else can be said to it.
     """
 
-    def __init__(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.can_refuse = True
-        self._call = call
+        self.denial: Deny | None = None
+        self._call: Call | None = None
         self._scope = scope
         self._receive = receive
         self._send = send
         self._kept: Message | None = None
         self._trailers = False
         self._is_shut = False
+        self._deadline: asyncio.Timeout | None = None  # there is one while the app runs
 
-    async def run(self, app: ASGIApp) -> Deny | None:
-        """Run `app`, and return why it was cut; None if it was not. What it raises because it is cut is dropped."""
-        call = self._call
+    def let_in(self, call: Call) -> None:
+        """Look after `call` from now on, in place of one that was let in before with less to meet."""
+        self.end()
+        self._call = call
+        call.on_cut(self._cut)
+
+    def refuse(self, denial: Deny) -> None:
+        """Let nothing pass any more. The app hears of it where it asked, and is not cancelled."""
+        self.denial = denial
+        self.end()
+
+    def end(self) -> None:
+        """Look after nothing any more."""
+        if self._call is not None:
+            self._call.end()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run `app` to its end. What it raises because it was refused or cut is dropped."""
         try:
-            if await call.passes():
-                async with asyncio.timeout(None) as deadline:
-                    call.on_cut(lambda: deadline.reschedule(asyncio.get_running_loop().time()))
-                    await app(self._scope, self.receive, self.send)
+            async with asyncio.timeout(None) as self._deadline:
+                await app(self._scope, self.receive, self.send)
         except Exception as error:
-            if call.denial is None:
+            if self.denial is None:
                 raise
-            _log.debug("dropped what an app raised that was cut (%s)", type(error).__name__)
+            _log.debug("dropped what an app raised that may not go on (%s)", type(error).__name__)
         finally:
-            self._is_shut = True  # what an app leaves behind is looked after by nobody
-        return call.denial
+            self._is_shut, self._deadline = True, None  # what an app leaves behind is looked after by nobody
+
+    def _cut(self, denial: Deny) -> None:
+        self.denial = denial
+        if self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time())
 
     async def receive(self) -> Message:
         """Return the client's next message, once it may reach the app. After a cut the client has gone."""
         gone = _GONE[self._scope["type"]]
-        if self._call.denial is None and not self._is_shut:
+        if self.denial is None and not self._is_shut:
             message, self._kept = self._kept, None
             if message is None:
                 message = await self._receive()
@@ -79,7 +99,7 @@ class Gate:
 
     async def _passes(self, message: Message) -> bool:
         try:
-            return await self._call.passes()
+            return self._call is None or await self._call.passes()
         except asyncio.CancelledError:
             self._kept = message  # whoever waited a while may ask again
             raise
@@ -88,7 +108,8 @@ class Gate:
         """Give a message to the server, once it may pass.
 
         Raises:
-            ConnectionAbortedError: the call was cut, or the app has returned; to it that is a client that has gone.
+            ConnectionAbortedError: the call was refused or cut, or the app has returned; to it that is a client that
+                has gone.
         """
         if not await self._passes_out():
             await asyncio.sleep(0)  # here an app that is being cut is cancelled; one that goes on must not spin
@@ -99,12 +120,13 @@ class Gate:
             self._trailers = message.get("trailers", False)
         await self._send(message)
         if self._is_last(message):
-            self._call.end()
+            self.end()
 
     async def _passes_out(self) -> bool:
-        if self._is_shut or not (self._call.may_pass() or await self._call.passes()):
+        call = self._call
+        if call is not None and self.denial is None and not (call.may_pass() or await call.passes()):
             return False
-        return not self._is_shut  # it may have been shut while the call was held
+        return self.denial is None and not self._is_shut  # it may have been shut while the call was held
 
     def _is_last(self, message: Message) -> bool:
         kind = message["type"]

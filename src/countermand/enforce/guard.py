@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Protocol, Self, Unpack
 
 from countermand.enforce.asgi import ASGIApp, GuardMiddleware
-from countermand.enforce.bearer import check_resource_metadata
 from countermand.enforce.decision import (
     NOTHING_REQUIRED,
     Allow,
@@ -23,6 +22,7 @@ from countermand.enforce.decision import (
     Requirements,
 )
 from countermand.enforce.inflight import Call, InFlight
+from countermand.enforce.resource import ProtectedResource
 from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
 from countermand.enforce.trace import PASS, Outcome, Trace, is_wanted
 from countermand.errors import ConfigurationError, KeysError, TokenError
@@ -64,14 +64,14 @@ class Guard:
     """Answers for the tokens of one issuer at one audience. An async context manager that runs `background`.
 
     `revocations` are a replica's or a documented store. `clock_s` tells seconds since 1970, UTC, and `random` gives as
-    many random bytes as it is asked for. `resource_metadata` is the URL of the document of RFC 9728 that answers point
-    to. Without an explicit start, the first decision starts `background`.
+    many random bytes as it is asked for. Where the audience is a URL, it has a document of RFC 9728, to which answers
+    point. Without an explicit start, the first decision starts `background`.
 
     Raises:
         ConfigurationError: a part that could not answer.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a part that stands alone
+    def __init__(
         self,
         keys: KeySource,
         revocations: AnyRevocations,
@@ -82,17 +82,15 @@ class Guard:
         random: Callable[[int], bytes],
         requirements: Requirements = NOTHING_REQUIRED,
         background: Background | None = None,
-        resource_metadata: str | None = None,
     ) -> None:
         if not callable(getattr(keys, "key_set", None)):
             raise ConfigurationError("keys is a source of the issuer's keys")
         if not issuer or not audience:
             raise ConfigurationError("a guard answers for one issuer and one audience")
-        check_resource_metadata(resource_metadata)
         self._keys = keys
         self._revocations = asked(revocations)
-        self._issuer = issuer
-        self._audience = audience
+        self.issuer = issuer
+        self.audience = audience
         self._clock_s = clock_s
         self._background = background
         self._tokens = VerifiedTokens()
@@ -101,7 +99,7 @@ class Guard:
         self._in_flight = InFlight(self._revocations, clock_s, self.trace)
         self._requirements = NOTHING_REQUIRED
         self._requirements = self.combine(requirements)
-        self.resource_metadata = resource_metadata
+        self.resource = ProtectedResource.of(audience, issuer, self._requirements.required_scopes)
 
     def combine(self, requirements: Requirements | None) -> Requirements:
         """Return the strictest of the guard's requirements and these.
@@ -202,7 +200,7 @@ class Guard:
         try:
             unverified = signed if isinstance(signed, UnverifiedMandate) else parse_mandate(token)
             now_s = self._clock_s()
-            mandate = verify(unverified, keys, issuer=self._issuer, audience=self._audience, now_s=now_s)  # 2 to 5
+            mandate = verify(unverified, keys, issuer=self.issuer, audience=self.audience, now_s=now_s)  # 2 to 5
             verified = VerifiedToken(mandate, mandate.all_anchors(), keys)
         except TokenError as refusal:
             return _invalid(refusal)

@@ -52,12 +52,12 @@ class Call:
         self.denial: Deny | None = None
         self.answer: Verdict = CLEAR  # nothing passes before the decision, which asks for itself
         self._watch = watch
-        self._on_cut: Callable[[], object] | None = None
+        self._on_cut: Callable[[Deny], object] | None = None
         self._held_since_s = 0.0
         self._released: asyncio.Event | None = None  # there is one while the call is held
 
-    def on_cut(self, tell: Callable[[], object]) -> None:
-        """Have `tell` called when the call is cut, in its event loop."""
+    def on_cut(self, tell: Callable[[Deny], object]) -> None:
+        """Have `tell` called with the denial when the call is cut, in its event loop."""
         self._on_cut = tell
 
     def may_pass(self) -> bool:
@@ -104,7 +104,7 @@ class Call:
         tell = self._on_cut
         self.end()
         if tell is not None:
-            tell()
+            tell(denial)
 
     def _free(self) -> bool:
         released, self._released = self._released, None

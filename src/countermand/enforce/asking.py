@@ -1,0 +1,99 @@
+"""How an app asks the guard about the request that it serves: who acts, and whether that may be done here.
+
+A request that was let in is looked after from then on (see `inflight`). Asked again, with more to meet, it may be
+refused after all. Then nothing of the app's reaches the client any more, whatever the app makes of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from countermand.enforce.bearer import extract_bearer
+from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.gate import Gate, Scope
+from countermand.enforce.trace import REQUEST_ID_KEY, Outcome
+from countermand.errors import DeniedError
+from countermand.tokens.mandate import Mandate
+
+if TYPE_CHECKING:  # a guard makes what makes this
+    from countermand.enforce.guard import Guard
+
+MANDATE_KEY: Final = "countermand.mandate"
+"""Where in the scope the app finds the Mandate of a request that was let in; also `mandate` in the scope's state."""
+
+_current: ContextVar["Asking | None"] = ContextVar("asking", default=None)
+
+
+class Asking:
+    """The questions about one request at `gate`. `requirements` are met by whatever is let in."""
+
+    def __init__(self, guard: "Guard", requirements: Requirements, scope: Scope, gate: Gate) -> None:
+        self.guard = guard
+        self._requirements = requirements
+        self._scope = scope
+        self._gate = gate
+        self._mandate: Mandate | None = None
+
+    async def ask(self, requirements: Requirements | None = None) -> Mandate:
+        """Return who acts, if it may.
+
+        `requirements` are what the guard's `combine` gave; they are met beside all that was asked before.
+
+        Raises:
+            DeniedError: it may not. The client gets the guard's answer, wherever this is caught.
+        """
+        if (denial := await self.admit(requirements)) is not None:
+            raise DeniedError(denial)
+        return self._scope[MANDATE_KEY]  # type: ignore[no-any-return]  # `admit` has put it there
+
+    async def admit(self, requirements: Requirements | None = None) -> Deny | None:
+        """Do as `ask`, and return the denial."""
+        if requirements is None:
+            if self._mandate is not None:
+                return self._gate.denial
+            requirements = self._requirements
+        elif requirements is not self._requirements:
+            requirements = self._requirements = self._requirements & requirements
+        denial = await self._admit(requirements)
+        if denial is not None:
+            self._gate.refuse(denial)
+        return denial
+
+    async def _admit(self, requirements: Requirements) -> Deny | None:
+        scope, id_ = self._scope, self._scope[REQUEST_ID_KEY]
+        headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        if len(headers) > 1:
+            description = "the request carries more than one Authorization header"
+            denial = Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
+            self.guard.trace.tell(Outcome.DENIED, id_, denial)
+            return denial
+        token = extract_bearer(headers[0].decode("latin-1") if headers else None)
+        admitted = await self.guard.admit(token, requirements, id_)
+        if isinstance(admitted, Deny):
+            return admitted
+        self._gate.let_in(admitted)
+        if not await admitted.passes():
+            return admitted.denial
+        self._hand_over(admitted.token.mandate)
+        return None
+
+    def _hand_over(self, mandate: Mandate) -> None:
+        self._mandate = self._scope[MANDATE_KEY] = mandate
+        self._scope.setdefault("state", {})["mandate"] = mandate
+
+
+def asking(guard: "Guard") -> Asking | None:
+    """Return the questions to `guard` about the request that is being served; None if it came not by way of it."""
+    current = _current.get()
+    return current if current is not None and current.guard is guard else None
+
+
+@contextmanager
+def begun(asking: Asking) -> Iterator[None]:
+    """Let whatever the block calls, or starts a task for, find `asking`."""
+    before = _current.set(asking)
+    try:
+        yield
+    finally:
+        _current.reset(before)

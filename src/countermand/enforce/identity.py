@@ -1,0 +1,42 @@
+"""Who acts, as headers: what a gateway or a proxy tells the service behind it.
+
+Every header is always there, empty where there is nothing to say: whoever copies them overwrites whatever a client sent
+under the same name. Values are visible ASCII; anything else, and the percent sign, is percent-encoded UTF-8. Only the
+scopes have spaces, between them.
+"""
+
+import string
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote
+
+from countermand.tokens.mandate import Mandate
+
+PREFIX: Final = "x-countermand-"
+_SAFE: Final = string.punctuation.replace("%", "")
+
+_VALUES: Final[Mapping[str, Callable[[Mandate], str]]] = {
+    "subject": lambda mandate: _written(mandate.subject),
+    "client-id": lambda mandate: _written(mandate.client_id),
+    "scope": lambda mandate: " ".join(map(_written, sorted(mandate.scopes))),
+    "session-id": lambda mandate: _written(mandate.session_id),
+    "root-session-id": lambda mandate: _written(mandate.root_session_id),
+    "agent-session-id": lambda mandate: _written(mandate.agent_session_id),
+    "delegation-edge-id": lambda mandate: _written(mandate.delegation_edge_id),
+    "hop-count": lambda mandate: str(mandate.hop_count),
+    "token-id": lambda mandate: _written(mandate.token_id),
+    "expires-at": lambda mandate: str(int(mandate.expires_at_s)),
+}
+
+NOBODY: Final[Mapping[str, str]] = MappingProxyType(dict.fromkeys((PREFIX + name for name in _VALUES), ""))
+"""The headers of a request that is nobody's; their names are all that there are."""
+
+
+def identity(mandate: Mandate) -> dict[str, str]:
+    """Return the headers that say who acts, by their lower-case names."""
+    return {PREFIX + name: value(mandate) for name, value in _VALUES.items()}
+
+
+def _written(text: str | None) -> str:
+    return quote(text or "", safe=_SAFE)
