@@ -11,5 +11,8 @@ resource      what a resource says of itself (RFC 9728)
 trace         what was decided, as records of a log; the id of a request
 asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
+mcp           for servers made with the official MCP SDK
+fastmcp       for FastMCP servers
+fastapi       for FastAPI apps: a dependency
 authenticate  the documented face
 """

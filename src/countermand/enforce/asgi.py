@@ -9,7 +9,7 @@ Source: docs/protocol.md, "Answers" and "In flight"; ASGI 3.0; RFC 6455 §7.4.1 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from countermand.enforce.asking import MANDATE_KEY, Asking, begun
@@ -28,11 +28,11 @@ POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
 
 _BEGIN: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_METADATA: Final = (
-    (b"content-type", b"application/json"),
-    (b"cache-control", b"public, max-age=300"),
-    (b"access-control-allow-origin", b"*"),  # clients in browsers look for it too
-)
+METADATA_HEADERS: Final = {
+    "content-type": "application/json",
+    "cache-control": "public, max-age=300",
+    "access-control-allow-origin": "*",  # clients in browsers look for it too
+}
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class GuardMiddleware:
         send = _with_id(id_, send)
         resource = self._guard.resource
         if resource is not None and scope.get("path") == resource.path and scope.get("method") in {"GET", "HEAD"}:
-            await _answer(scope, send, 200, _METADATA, resource.metadata)
+            await _answer(scope, send, 200, METADATA_HEADERS.items(), resource.metadata)
             return
         gate = Gate(scope, receive, send)
         asking = Asking(self._guard, self._requirements, scope, gate)
@@ -97,8 +97,7 @@ class GuardMiddleware:
             return
         resource = self._guard.resource
         answer = refusal(deny, resource.metadata_url if resource else None)
-        headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-        await _answer(scope, send, answer.status, headers, answer.body)
+        await _answer(scope, send, answer.status, answer.headers, answer.body)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
@@ -141,8 +140,9 @@ class GuardMiddleware:
             await send_for_app({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(scope: Scope, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+async def _answer(scope: Scope, send: Send, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+    encoded = [(name.encode(), value.encode()) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 

@@ -1,0 +1,60 @@
+"""The guard of a FastAPI app: a dependency for the routes that need a mandate.
+
+    mandates = protect(app, guard)
+
+    @app.get("/notes")
+    async def notes(mandate: Annotated[Mandate, Security(mandates, scopes=["notes:read"])]) -> ...
+
+A route without the dependency is open. One with it is asked about before its function is called, over HTTP and on a web
+socket; from then on the guard answers, and ends streams. Source: OpenAPI 3.1, "Security Scheme".
+"""
+
+from collections.abc import Iterable
+from typing import Self, Unpack
+
+from fastapi import FastAPI
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+
+from countermand.enforce.asgi import GuardMiddleware
+from countermand.enforce.asking import asking
+from countermand.enforce.decision import NOTHING_REQUIRED, RequirementOptions, Requirements
+from countermand.enforce.guard import Guard
+from countermand.errors import ConfigurationError
+from countermand.tokens.mandate import Mandate
+
+
+class Mandates(SecurityBase):
+    """The dependency: who acts. `Security(mandates, scopes=[…])` asks for scopes, `requiring` for anything else."""
+
+    def __init__(self, guard: Guard, requirements: Requirements = NOTHING_REQUIRED) -> None:
+        self.model = HTTPBearer(bearerFormat="JWT", description=f"A mandate of {guard.issuer} for {guard.audience}.")
+        self.scheme_name = "mandate"
+        self._guard = guard
+        self._requirements = guard.combine(requirements)
+        self._combined: dict[tuple[str, ...], Requirements] = {}  # an app names them in its code: there are few
+
+    async def __call__(self, needed: SecurityScopes) -> Mandate:
+        """Return who acts. Raises: DeniedError; ConfigurationError, in an app that is not protected by the guard."""
+        current = asking(self._guard)
+        if current is None:
+            raise ConfigurationError("the app is not protected by this guard: protect(app, guard)")
+        return await current.ask(self._with(needed.scopes))
+
+    def requiring(self, **requirements: Unpack[RequirementOptions]) -> Self:
+        """Return the dependency with more to meet. Raises: ConfigurationError."""
+        return type(self)(self._guard, self._requirements & Requirements.of(**requirements))
+
+    def _with(self, scopes: Iterable[str]) -> Requirements:
+        wanted = tuple(scopes)
+        combined = self._combined.get(wanted)
+        if combined is None:
+            combined = self._combined[wanted] = self._requirements & Requirements.of(required_scopes=wanted)
+        return combined
+
+
+def protect(app: FastAPI, guard: Guard) -> Mandates:
+    """Put `guard` before `app`, and return the dependency that asks it."""
+    app.add_middleware(GuardMiddleware, guard=guard, on_demand=True)
+    return Mandates(guard)
