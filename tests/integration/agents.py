@@ -42,7 +42,7 @@ async def open_agent(running: Running, subject: str, audience: str, scope: Seque
         return Agent(agent, session, await own.exchange(first, audience, agent_id=agent))
 
 
-def dying(running: Running, token: str, in_s: float = 2) -> str:
+def dying(running: Running, token: str, in_s: float = 1) -> str:
     """Return a token like this one that ends so soon: its time is over, and the leeway nearly."""
     payload = token.split(".")[1]
     claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -144,20 +144,16 @@ async def test_an_open_stream_is_closed_when_the_token_expires(service: Service)
     assert (refused.status_code, refused.json()["error"]) == (401, "invalid_token")
 
 
-async def test_a_client_is_told_where_tokens_come_from(service: Service) -> None:
-    refused = await post(service)
-    assert refused.status_code == 401
-    _, _, rest = refused.headers["www-authenticate"].partition('resource_metadata="')
-    async with httpx2.AsyncClient() as http:
-        metadata = await http.get(rest.partition('"')[0])
-    assert metadata.json()["resource"] == service.mcp
-    assert metadata.json()["authorization_servers"] == [service.running.url]
-
-
-async def test_a_token_for_others_is_refused(service: Service) -> None:
+async def test_who_has_no_token_for_this_server_is_told_where_to_get_one(service: Service) -> None:
     other = await open_agent(service.running, "bob", "https://elsewhere.example")
-    refused = await post(service, other.headers)
-    assert (refused.status_code, refused.json()["error"]) == (401, "invalid_token")
+    for refused, code in ((await post(service), None), (await post(service, other.headers), "invalid_token")):
+        assert refused.status_code == 401
+        challenge = refused.headers["www-authenticate"]
+        assert code is None or f'error="{code}"' in challenge
+        async with httpx2.AsyncClient() as http:
+            metadata = await http.get(challenge.partition('resource_metadata="')[2].partition('"')[0])
+        assert metadata.json()["resource"] == service.mcp
+        assert metadata.json()["authorization_servers"] == [service.running.url]
 
 
 async def test_where_we_cannot_know_the_answer_is_503(service: Service) -> None:
