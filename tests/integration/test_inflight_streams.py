@@ -110,12 +110,12 @@ async def test_a_stream_is_cut_when_the_revocation_is_answered_and_another_goes_
         assert "incomplete" in str(cut.end)
         before = other.chunks
         await until(lambda: other.chunks > before + 3, "the other stream goes on")
-        assert len(guard._in_flight) == 1
+        assert guard.in_flight == 1
         again = await http.get("/", headers={"authorization": f"Bearer {ended_token}"})
         assert again.json()["error"] == "session_revoked"
         reading[1].cancel()
         await asyncio.wait(reading)
-        await until(lambda: len(guard._in_flight) == 0, "a client that leaves is not in flight")
+        await until(lambda: guard.in_flight == 0, "a client that leaves is not in flight")
     told = [record for record in caplog.records if record.name.startswith("uvicorn")]
     assert {record.getMessage() for record in told} <= {"ASGI callable returned without completing response."}
     assert not [record for record in told if record.exc_info]

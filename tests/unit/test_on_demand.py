@@ -123,7 +123,7 @@ async def test_asked_again_with_more_to_meet_a_request_may_be_denied_after_all()
     app = App(asks(guarding, required_scopes=["read"]), asks(guarding, required_scopes=["admin"]))
     sent = await served(guarding, app)
     assert sent[0]["status"] == 403
-    assert len(guarding._in_flight) == 0
+    assert guarding.in_flight == 0
 
 
 async def test_what_the_middleware_requires_is_met_by_whoever_asks() -> None:
@@ -136,7 +136,7 @@ async def test_nothing_is_left_in_flight() -> None:
     guarding = guard()
     app = App(asks(guarding), asks(guarding, required_scopes=["read"]), asks(guarding, required_scopes=["write"]))
     await served(guarding, app)
-    assert len(guarding._in_flight) == 0
+    assert guarding.in_flight == 0
 
 
 async def test_a_web_socket_is_refused_where_it_asks() -> None:

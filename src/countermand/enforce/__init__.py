@@ -9,6 +9,7 @@ gate          between a server and an app: what passes, and how a call is cut
 identity      who acts, as headers for the service behind a gateway or a proxy
 resource      what a resource says of itself (RFC 9728)
 trace         what was decided, as records of a log; the id of a request
+metrics       the same, as Prometheus scrapes it
 asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
 mcp           for servers made with the official MCP SDK

@@ -143,6 +143,7 @@ class Guard:
         denial = _denial(verdict, required, verified.mandate)  # 9
         if denial is not None:
             return self._told(denial, request_id, verified, required)
+        self.trace.allowed += 1
         if is_wanted(PASS):
             self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
         return Allow(verified.mandate)
@@ -165,11 +166,17 @@ class Guard:
             raise
         denial = _denial(verdict, required, verified.mandate)
         if denial is None:
+            self.trace.allowed += 1
             if is_wanted(PASS):
                 self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
             return call
         call.end()
         return self._told(denial, request_id, verified, required)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are looked after now."""
+        return len(self._in_flight)
 
     def on_applied(self, entries: Sequence[Entry]) -> None:
         """Take notice of entries that are in force now; none are named where a snapshot brought them.

@@ -2,17 +2,19 @@
 
 A record names the request, the token, its session and what ended it, each by its id; never a token or a part of one.
 Denials, and what happens to a call in flight, are at INFO, what was let pass is at DEBUG. A record's fields are its
-attribute `decision`, as `extra` puts it there. Nothing is made of a record that nobody wants.
+attribute `decision`, as `extra` puts it there. Nothing is made of a record that nobody wants. All are counted, by what
+can take few values only.
 """
 
 import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from countermand.enforce.decision import Deny
 from countermand.enforce.revocations import Asked
@@ -112,12 +114,24 @@ def _fits(name: str, value: object) -> bool:
     return isinstance(value, str)
 
 
+Tally: TypeAlias = tuple[str, str, str]
+"""An outcome, its code, and the kind of the anchor that was revoked; empty where there is none."""
+
+
 class Trace:
-    """Tells what one guard decides. Where nobody listens it does nothing."""
+    """Counts what one guard decides, and tells whoever listens. `allowed` is counted by the guard."""
 
     def __init__(self, asked: Asked, clock_s: Callable[[], float]) -> None:
+        self.allowed = 0
         self._asked = asked
         self._clock_s = clock_s
+        self._counts: dict[Tally, int] = {}
+        self._counting = threading.Lock()
+
+    def counts(self) -> dict[Tally, int]:
+        """Return how often each was, from the beginning."""
+        with self._counting:
+            return {(Outcome.ALLOWED, "", ""): self.allowed} | self._counts
 
     def tell(
         self,
@@ -127,7 +141,9 @@ class Trace:
         token: VerifiedToken | None = None,
         max_staleness_s: float | None = None,
     ) -> None:
-        """Log one record, if it is wanted. `token` is None for one that was not verified: it says nothing of itself."""
+        """Count it; log one record, if it is wanted. `token` is None for one that was not verified: it says nothing."""
+        if outcome is not Outcome.ALLOWED:
+            self._count(outcome, denial)
         level = PASS if outcome is Outcome.ALLOWED else DENIAL
         if not is_wanted(level):
             return
@@ -137,6 +153,13 @@ class Trace:
             _decisions.log(level, "%s", outcome.value, extra=extra)
         else:
             _decisions.log(level, "%s: %s (%s)", outcome.value, denial.code.value, denial.reason, extra=extra)
+
+    def _count(self, outcome: Outcome, denial: Deny | None) -> None:
+        code = denial.code.value if denial is not None else ""
+        ended_by = denial.ended_by if denial is not None else None
+        tally = outcome.value, code, ended_by.anchor.kind.text if ended_by is not None else ""
+        with self._counting:
+            self._counts[tally] = self._counts.get(tally, 0) + 1
 
     def _record(
         self,
@@ -159,13 +182,14 @@ class Trace:
             anchor_id=ended_by.anchor.id if ended_by is not None else "",
             anchor_issuer=ended_by.anchor.issuer if ended_by is not None else "",
             seq=ended_by.seq or None if ended_by is not None else None,  # a store knows no entries
-            staleness_ms=self._staleness_ms() if token is not None else None,
+            staleness_ms=self.staleness_ms() if token is not None else None,
             max_staleness_s=max_staleness_s,
             token_id=(mandate.token_id or "") if mandate is not None else "",
             session_id=(mandate.session_id or "") if mandate is not None else "",
         )
 
-    def _staleness_ms(self) -> int | None:
+    def staleness_ms(self) -> int | None:
+        """Return how old the knowledge of revocations is; None where that is not known."""
         staleness_ms = self._asked.staleness_ms()
         return None if staleness_ms is None else max(staleness_ms, 0)  # clocks may differ
 
