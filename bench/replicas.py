@@ -4,10 +4,12 @@ python -m bench.replicas
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from bench.log import new_anchors
@@ -26,6 +28,7 @@ from countermand.wiring.tasks import beside
 
 DEADLINE_S: Final = 30.0
 POLL_S: Final = 0.005
+_STATM: Final = Path("/proc/self/statm")
 
 
 class _Fleet:
@@ -95,7 +98,11 @@ async def _main() -> None:
             await asyncio.to_thread(reader.finish)
             return [read_s - began_s, time.monotonic() - read_s]
 
-        await answer(follow, watch, seen, load)
+        async def resident() -> int:
+            """Return how many bytes of memory this process holds."""
+            return int(_STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        await answer(follow, watch, seen, load, resident)
 
 
 if __name__ == "__main__":
