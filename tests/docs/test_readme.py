@@ -2,14 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI, Security
+from fastmcp import FastMCP
+from mcp.server.mcpserver import MCPServer
 
+from countermand.tokens.mandate import Mandate
 from tests.integration.commands import typed
 from tests.running import authority_running, until
-from tests.unit.guarded import guard
+from tests.unit.guarded import TOKEN_TEXT, guard
+from tests.unit.mandates import AUDIENCE, claims_json, sign
 
 README = Path(__file__).parent.parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
@@ -32,6 +37,9 @@ async def test_every_block_is_run_by_a_test_here() -> None:
         "import countermand",
         "import logging",
         "from caracalai_revocation import InMemoryRevocationStore",
+        "from countermand.enforce.fastapi import protect",
+        "from countermand.enforce.mcp import MandateVerifier, auth_settings",
+        "from countermand.enforce.fastmcp import MandateAuth",
     }
 
 
@@ -85,3 +93,37 @@ async def test_three_lines_protect_an_application(tmp_path: Path, monkeypatch: p
             await until(lambda: answers(200), "the application lets the mandate in")
             await authority.revoke("session", session["id"], "the README said so")
             await until(lambda: answers(401), "the application rejects the mandate")
+
+
+async def answers(app: Any, method: str, path: str, **headers: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=AUDIENCE) as http:
+        return await http.request(method, path, headers=headers)
+
+
+async def test_a_fastapi_app_is_protected_route_by_route() -> None:
+    app = FastAPI()
+    names: dict[str, Any] = {"app": app, "guard": guard(), "Annotated": Annotated}
+    exec(block("from countermand.enforce.fastapi"), names | {"Mandate": Mandate, "Security": Security})  # noqa: S102 - ours
+    good = sign(claims_json(scope="notes:read"))
+    for token, status in ((good, 200), (TOKEN_TEXT, 403), ("nonsense", 401)):
+        answer = await answers(app, "GET", "/notes", authorization=f"Bearer {token}")
+        assert answer.status_code == status
+    assert (await answers(app, "GET", "/notes", authorization=f"Bearer {good}")).json() == "the notes of alice"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "names"),
+    [
+        ("from countermand.enforce.mcp", {"MCPServer": MCPServer}),
+        ("from countermand.enforce.fastmcp", {"FastMCP": FastMCP}),
+    ],
+)
+async def test_an_mcp_server_is_protected(beginning: str, names: dict[str, Any]) -> None:
+    names = names | {"guard": guard(audience=f"{AUDIENCE}/mcp")}
+    exec(block(beginning), names)  # noqa: S102 - ours
+    app = names.get("app") or names["server"].http_app()
+    refused = await answers(app, "POST", "/mcp", authorization="Bearer nonsense")
+    metadata = await answers(app, "GET", "/.well-known/oauth-protected-resource/mcp")
+    assert refused.json()["error"] == "invalid_token"
+    assert str(metadata.url) in refused.headers["www-authenticate"]
+    assert metadata.json()["resource"] == f"{AUDIENCE}/mcp"
