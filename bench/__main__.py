@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from bench import (
+    adapters,
     apply,
     ask,
     cascade,
@@ -60,6 +61,7 @@ def _measure_decisions() -> Iterator[list[Row]]:
         yield apply.measure(log)
         yield lookup.measure(log, peers)
         yield decide.measure(log, peers)
+    yield adapters.measure(log)
     yield ask.measure(log)
 
 

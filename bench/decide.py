@@ -33,27 +33,44 @@ PYJWT: Final = "PyJWT, which verifies and knows of no revocation"
 SIGNATURE: Final = "the bare signature"
 
 
+class Issuer:
+    """Mints mandates, and makes guards that know its key."""
+
+    def __init__(self) -> None:
+        private = ec.generate_private_key(ec.SECP256R1())
+        self.public = private.public_key()
+        self._key = SigningKey(private)
+        self.keys = KeySet((self._key.verifying_key(),))
+
+    def tokens(self, count: int) -> list[str]:
+        """Return new mandates."""
+        return [mint(_claims(), self._key) for _ in range(count)]
+
+    def guard(self, log: BenchLog, keys: KeySource | None = None) -> Guard:
+        """Return a guard that has seen no token yet."""
+        source = keys or StaticKeys(self.keys)
+        return Guard(source, log.replica, issuer=ISSUER, audience=AUDIENCE, clock_s=time.time, random=os.urandom)
+
+
 def measure(log: BenchLog, peers: Peers) -> list[Row]:
     """Return rows for a warm and for a cold decision."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    key, public = SigningKey(private), private.public_key()
-    texts = [mint(_claims(), key) for _ in range(TOKENS)]
+    issuer = Issuer()
+    public, texts = issuer.public, issuer.tokens(TOKENS)
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     peers.call("prepare_verify", pem.decode(), ISSUER, AUDIENCE, texts)
-    keys = KeySet((key.verifying_key(),))
     with asyncio.Runner() as runner:
 
         def decisions(texts: Sequence[str], guard: Guard | None = None) -> Contender:
-            return lambda: runner.run(_decide(guard or _guard(StaticKeys(keys), log), texts))
+            return lambda: runner.run(_decide(guard or issuer.guard(log), texts))
 
         contenders = {
-            "warm": decisions(texts[:1] * REPEATS, _guard(StaticKeys(keys), log)),
+            "warm": decisions(texts[:1] * REPEATS, issuer.guard(log)),
             "cold": decisions(texts),
             SIGNATURE: lambda: _verify(public, texts),
         } | peers.contenders({PYJWT: ("verify",)})
         medians = race(contenders, before=log.heartbeat)
         log.cut_off("subject:bob")
-        behind = _guard(JwksCache(partial(_fetch, keys), time.monotonic), log)
+        behind = issuer.guard(log, JwksCache(partial(_fetch, issuer.keys), time.monotonic))
         bad_day = {
             "admitted": lambda: runner.run(_admit(behind, texts[0])),
             SIGNATURE: lambda: _verify(public, texts),
@@ -109,10 +126,6 @@ def _claims() -> MandateClaims:
         path=path,
         rev=Rev(1, 1),
     )
-
-
-def _guard(keys: KeySource, log: BenchLog) -> Guard:
-    return Guard(keys, log.replica, issuer=ISSUER, audience=AUDIENCE, clock_s=time.time, random=os.urandom)
 
 
 async def _decide(guard: Guard, texts: Sequence[str]) -> float:
