@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.middleware.cors import CORSMiddleware
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -168,3 +170,22 @@ async def test_a_dependency_in_an_app_that_is_not_protected_lets_nobody_in() -> 
 def test_a_requirement_that_cannot_be_met_is_said_where_it_is_written() -> None:
     with pytest.raises(ConfigurationError):
         protect(FastAPI(), guard()).requiring(max_staleness_s=5)
+
+
+async def passes(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+async def test_middleware_that_would_finish_what_is_cut_may_not_stand_before_the_guard() -> None:
+    app = app_of()
+    app.middleware("http")(passes)
+    with pytest.raises(ConfigurationError, match="after"):
+        await ask(app, "/open")
+
+
+async def test_other_middleware_may_and_that_one_behind_it() -> None:
+    app = FastAPI()
+    app.middleware("http")(passes)
+    protect(app, guard())
+    app.add_middleware(CORSMiddleware, allow_origins=["https://page.example"])
+    assert (await ask(app, "/openapi.json")).status_code == 200

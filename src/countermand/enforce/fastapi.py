@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
+from starlette.middleware.base import BaseHTTPMiddleware
 
-from countermand.enforce.asgi import GuardMiddleware
+from countermand.enforce.asgi import GuardMiddleware, Receive, Scope, Send
 from countermand.enforce.asking import asking
 from countermand.enforce.decision import NOTHING_REQUIRED, RequirementOptions, Requirements
 from countermand.enforce.guard import Guard
@@ -55,6 +56,27 @@ class Mandates(SecurityBase):
 
 
 def protect(app: FastAPI, guard: Guard) -> Mandates:
-    """Put `guard` before `app`, and return the dependency that asks it."""
-    app.add_middleware(GuardMiddleware, guard=guard, on_demand=True)
+    """Put `guard` before `app`, and return the dependency that asks it.
+
+    Middleware that is added later stands before the guard. Where that would finish an answer that is cut, so that it
+    looks whole, the app does not start: ConfigurationError.
+    """
+    app.add_middleware(_Guard, guard=guard, on_demand=True)
     return Mandates(guard)
+
+
+class _Guard(GuardMiddleware):
+    _has_looked = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._has_looked:
+            _look_before(scope["app"])
+            self._has_looked = True
+        await super().__call__(scope, receive, send)
+
+
+def _look_before(app: FastAPI) -> None:
+    classes: list[object] = [middleware.cls for middleware in app.user_middleware]  # the outermost first
+    before = classes[: classes.index(_Guard)]
+    if any(isinstance(one, type) and issubclass(one, BaseHTTPMiddleware) for one in before):
+        raise ConfigurationError('call protect(app, guard) after app.middleware("http"), which finishes what is cut')
