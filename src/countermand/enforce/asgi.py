@@ -69,7 +69,7 @@ class GuardMiddleware:
         id_ = scope[REQUEST_ID_KEY] = self._id(scope)
         send = _with_id(id_, send)
         resource = self._guard.resource
-        if resource is not None and scope.get("path") == resource.path and scope.get("method") in {"GET", "HEAD"}:
+        if resource is not None and resource.is_asked_for(scope.get("method"), scope.get("path")):
             await _answer(scope, send, 200, METADATA_HEADERS.items(), resource.metadata)
             return
         gate = Gate(scope, receive, send)

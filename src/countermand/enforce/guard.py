@@ -9,7 +9,8 @@ Source: docs/protocol.md, "Mandate".
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, Unpack
+from typing import Final, Protocol, Self, Unpack
+from wsgiref.types import WSGIApplication
 
 from countermand.enforce.asgi import ASGIApp, GuardMiddleware
 from countermand.enforce.decision import (
@@ -23,15 +24,20 @@ from countermand.enforce.decision import (
 )
 from countermand.enforce.inflight import Call, InFlight
 from countermand.enforce.resource import ProtectedResource
-from countermand.enforce.revocations import AnyRevocations, StoreRevocations, asked
+from countermand.enforce.revocations import AnyRevocations, CheckedRevocations, StoreRevocations, asked
+from countermand.enforce.thread import GuardThread
 from countermand.enforce.trace import PASS, Outcome, Trace, is_wanted
+from countermand.enforce.wsgi import GuardWsgiMiddleware
 from countermand.errors import ConfigurationError, KeysError, TokenError
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.entry import Entry
 from countermand.log.verdict import Clear, Revoked, Unknown, Verdict
+from countermand.replica.replica import STARTING
 from countermand.tokens.cache import VerifiedToken, VerifiedTokens
-from countermand.tokens.jwks import KeySource
+from countermand.tokens.jwks import KeySet, KeySource
 from countermand.tokens.mandate import Mandate, UnverifiedMandate, parse_mandate, verify
+
+_NO_ANCHORS: Final = Anchors(())
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +50,7 @@ class Background(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether it runs: then `start` need not be called."""
+        """Whether it runs: then `start` need not be called. Any thread may look."""
         ...
 
     async def start(self) -> None:
@@ -56,7 +62,7 @@ class Background(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop, and return when nothing is left running."""
+        """Stop what runs in this event loop, and return when nothing is left of it."""
         ...
 
 
@@ -100,6 +106,7 @@ class Guard:
         self._requirements = NOTHING_REQUIRED
         self._requirements = self.combine(requirements)
         self.resource = ProtectedResource.of(audience, issuer, self._requirements.required_scopes)
+        self.thread = GuardThread(self)
 
     def combine(self, requirements: Requirements | None) -> Requirements:
         """Return the strictest of the guard's requirements and these.
@@ -177,6 +184,44 @@ class Guard:
     def in_flight(self) -> int:
         """How many calls are looked after now."""
         return len(self._in_flight)
+
+    def pass_at_once(
+        self, token: str, keys: KeySet, required: Requirements, request_id: str = ""
+    ) -> VerifiedToken | None:
+        """Return what is known of a token that may act now, if that can be said without a wait; any thread may ask.
+
+        `keys` are the issuer's now. None says nothing about the token: ask `admit`.
+        """
+        known = self._tokens.get(token)
+        if known is None or not known.is_good(keys, self._clock_s()) or not self.lets_pass(known, required):
+            return None
+        self.trace.allowed += 1
+        if is_wanted(PASS):
+            self.trace.tell(Outcome.ALLOWED, request_id, None, known, required.max_staleness_s)
+        return known
+
+    def lets_pass(self, token: VerifiedToken, required: Requirements) -> bool:
+        """Whether a call that was let in may go on, as far as that can be said without a wait; any thread may ask.
+
+        False says nothing: have the call looked after, and ask it whether it `passes`.
+        """
+        revocations, background = self._revocations, self._background
+        if revocations.blocking or (background is not None and not background.running):
+            return False
+        if not self._clock_s() < token.ends_at_s:
+            return False
+        verdict = revocations.check(token.anchors, required.max_staleness_s)
+        return _denial(verdict, required, token.mandate) is None
+
+    def look_after(self, token: VerifiedToken, required: Requirements, request_id: str) -> Call:
+        """Return a call by a token that was let in, which is looked after in this event loop until `Call.end`."""
+        return self._in_flight.register(token, required.max_staleness_s, request_id)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether nothing can pass yet, because the replica has not heard of its log."""
+        revocations = self._revocations
+        return isinstance(revocations, CheckedRevocations) and revocations.check(_NO_ANCHORS, None) == Unknown(STARTING)
 
     def on_applied(self, entries: Sequence[Entry]) -> None:
         """Take notice of entries that are in force now; none are named where a snapshot brought them.
@@ -259,6 +304,17 @@ class Guard:
     def asgi(self, app: ASGIApp, **requirements: Unpack[RequirementOptions]) -> GuardMiddleware:
         """Return `app` behind this guard. Raises: ConfigurationError."""
         return GuardMiddleware(app, self, Requirements.of(**requirements))
+
+    def wsgi(self, app: WSGIApplication, **requirements: Unpack[RequirementOptions]) -> GuardWsgiMiddleware:
+        """Return `app` behind this guard, which runs in a thread of its own from the first request to `close`.
+
+        Raises: ConfigurationError.
+        """
+        return GuardWsgiMiddleware(app, self, Requirements.of(**requirements))
+
+    def close(self) -> None:
+        """End the guard's own thread, if it has one. The next request of a WSGI app begins anew."""
+        self.thread.close()
 
 
 def _invalid(refusal: TokenError) -> Deny:

@@ -38,3 +38,7 @@ class ProtectedResource:
         }
         said = json.dumps({name: value for name, value in members.items() if value}, separators=(",", ":"))
         return cls(path, f"{url['origin']}{path}", said.encode())
+
+    def is_asked_for(self, method: object, path: object) -> bool:
+        """Whether that is a request for the document. Anybody may have it."""
+        return path == self.path and method in {"GET", "HEAD"}

@@ -82,12 +82,14 @@ class Following:
         self._follower = follower
         self._reporter = reporter
         self._task: asyncio.Task[None] | None = None
+        self._pid = 0
         self._starting = threading.Lock()
 
     @property
     def running(self) -> bool:
-        """Whether it follows, in an event loop that runs."""
-        return self._task is not None and not self._task.done() and self._task.get_loop().is_running()
+        """Whether it follows, in an event loop that runs. After a fork none does, whatever it says of itself."""
+        task = self._task
+        return task is not None and not task.done() and task.get_loop().is_running() and self._pid == os.getpid()
 
     async def start(self) -> None:
         """Begin to follow, unless that has begun in an event loop that runs."""
@@ -95,15 +97,17 @@ class Following:
             if not self.running:
                 self._task = asyncio.create_task(self._run(), name="countermand follower")
                 self._task.add_done_callback(_say_why)
+                self._pid = os.getpid()
 
     async def _run(self) -> None:
         async with beside(*([self._reporter.run()] if self._reporter else [])):
             await self._follower.run()
 
     async def aclose(self) -> None:
-        """Stop following, and wait until it has stopped."""
-        task, self._task = self._task, None
-        if task is not None:
+        """Stop following, if this event loop does, and wait until it has stopped."""
+        task = self._task
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            self._task = None
             task.cancel()
             await asyncio.wait([task])
 
