@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -16,12 +16,10 @@ from countermand.enforce.guard import Guard
 from countermand.transport.http import open_client
 from countermand.wiring.serve import bound, serving
 from tests.integration.rooms import AUDIENCE
+from tests.integration.streams import LIMIT_S, Reader, lets_pass, new_subject
 from tests.running import DEADLINE_S, Running, until
 
 pytestmark = pytest.mark.anyio
-
-LIMIT_S = 1.0
-"""Ten times what it should take, for a machine that does something else."""
 
 
 async def _ticks() -> AsyncIterator[bytes]:
@@ -51,41 +49,6 @@ async def _served(guard: Guard) -> AsyncIterator[httpx2.AsyncClient]:
             yield http
 
 
-class Reader:
-    """A client that reads a stream to its end, and notes how that was."""
-
-    def __init__(self, http: httpx2.AsyncClient, token: str) -> None:
-        self.chunks = 0
-        self.end: Exception | None = None
-        self.ended_s = 0.0
-        self._http = http
-        self._token = token
-
-    async def run(self) -> None:
-        try:
-            async with self._http.stream("GET", "/", headers={"authorization": f"Bearer {self._token}"}) as response:
-                response.raise_for_status()
-                async for _ in response.aiter_raw():
-                    self.chunks += 1
-        except httpx2.HTTPError as error:
-            self.end = error
-        self.ended_s = time.monotonic()
-
-
-async def _subject(running: Running, name: str) -> tuple[str, str]:
-    """Return a session, and a mandate on it."""
-    application = await running.client.create_application(name)
-    session = await running.client.open_session(application["id"], name)
-    return session["id"], await running.client.issue_mandate(session["id"], AUDIENCE)
-
-
-def _lets_pass(guard: Guard, token: str) -> Callable[[], Awaitable[bool]]:
-    async def passes() -> bool:
-        return bool(await guard.decide(token))
-
-    return passes
-
-
 @pytest.mark.parametrize("guard_of", [_embedded, _remote])
 async def test_a_stream_is_cut_when_the_revocation_is_answered_and_another_goes_on(
     running: Running,
@@ -94,8 +57,8 @@ async def test_a_stream_is_cut_when_the_revocation_is_answered_and_another_goes_
 ) -> None:
     guard = guard_of(running)
     async with _served(guard) as http, asyncio.timeout(DEADLINE_S):
-        (ended, ended_token), (_, good_token) = [await _subject(running, name) for name in ("alice", "bob")]
-        await until(_lets_pass(guard, good_token), "the replica is ready")
+        (ended, ended_token), (_, good_token) = [await new_subject(running, name) for name in ("alice", "bob")]
+        await until(lets_pass(guard, good_token), "the replica is ready")
         cut, other = Reader(http, ended_token), Reader(http, good_token)
         reading = [asyncio.create_task(reader.run()) for reader in (cut, other)]
         await until(lambda: min(cut.chunks, other.chunks) > 3, "both streams run")
@@ -124,8 +87,8 @@ async def test_a_stream_is_cut_when_the_revocation_is_answered_and_another_goes_
 async def test_a_stream_is_cut_when_everyone_is_cut_off(running: Running) -> None:
     guard = _embedded(running)
     async with _served(guard) as http, asyncio.timeout(DEADLINE_S):
-        _, token = await _subject(running, "alice")
-        await until(_lets_pass(guard, token), "the replica is ready")
+        _, token = await new_subject(running, "alice")
+        await until(lets_pass(guard, token), "the replica is ready")
         reader = Reader(http, token)
         reading = asyncio.create_task(reader.run())
         await until(lambda: reader.chunks > 3, "the stream runs")

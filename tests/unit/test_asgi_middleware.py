@@ -18,25 +18,12 @@ from starlette.routing import Route
 from countermand.enforce.asgi import MANDATE_KEY, GuardMiddleware, Message, Receive, Scope, Send
 from countermand.enforce.bearer import challenge
 from countermand.enforce.decision import Code, Deny, Requirements
-from countermand.enforce.guard import Guard
-from countermand.errors import ConfigurationError, KeysError
-from countermand.log.verdict import Unknown
-from tests.unit.guarded import (
-    DELEGATED_TEXT,
-    ID_HEADER,
-    SECRETS,
-    TOKEN_TEXT,
-    Answers,
-    Following,
-    Keys,
-    guard,
-    revoked,
-)
-from tests.unit.mandates import AUDIENCE, FOREIGN, SESSION, sign
+from countermand.errors import ConfigurationError
+from tests.unit.denials import DENIALS, METADATA
+from tests.unit.guarded import ID_HEADER, SECRETS, TOKEN_TEXT, Following, guard
 
 pytestmark = pytest.mark.anyio
 
-METADATA = f"{AUDIENCE}/.well-known/oauth-protected-resource"
 BEARER = ("Authorization", f"Bearer {TOKEN_TEXT}")
 
 
@@ -114,61 +101,6 @@ async def test_a_mandate_that_somebody_else_put_into_the_scope_is_replaced(app: 
 
     assert app.scopes[0][MANDATE_KEY].subject == "alice"
     assert app.scopes[0]["state"] == {"mandate": app.scopes[0][MANDATE_KEY], "kept": 1}
-
-
-DENIALS: dict[str, tuple[Guard, Requirements | None, str | None, int, str]] = {
-    "missing_token": (guard(), None, None, 401, ""),
-    "invalid_token": (
-        guard(),
-        None,
-        "a.b.c",
-        401,
-        'Bearer error="invalid_token", error_description="the token is not a signed JWT"',
-    ),
-    "session_revoked": (
-        guard(revoked(SESSION)),
-        None,
-        TOKEN_TEXT,
-        401,
-        ('Bearer error="session_revoked", error_description="the authority on which the token rests was revoked"'),
-    ),
-    "insufficient_scope": (
-        guard(),
-        Requirements.of(required_scopes=["write", "admin"]),
-        TOKEN_TEXT,
-        403,
-        (
-            'Bearer error="insufficient_scope", error_description="the token lacks a scope that the request needs", '
-            'scope="admin write"'
-        ),
-    ),
-    "session_required": (
-        guard(),
-        Requirements.of(require_session=True),
-        sign(FOREIGN),
-        403,
-        'Bearer error="session_required", error_description="the request needs a token that belongs to a session"',
-    ),
-    "delegation_required": (
-        guard(),
-        Requirements.of(require_delegation=True),
-        TOKEN_TEXT,
-        403,
-        'Bearer error="delegation_required", error_description="the request needs a token that was delegated"',
-    ),
-    "hop_count_exceeded": (
-        guard(),
-        Requirements.of(max_hops=1),
-        DELEGATED_TEXT,
-        403,
-        (
-            'Bearer error="hop_count_exceeded", '
-            'error_description="the token was delegated more often than the request allows"'
-        ),
-    ),
-    "revocation_unavailable": (guard(Answers(Unknown("stale"))), None, TOKEN_TEXT, 503, ""),
-    "keys_unavailable": (guard(keys=Keys(KeysError("none"))), None, TOKEN_TEXT, 503, ""),
-}
 
 
 @pytest.mark.parametrize("code", DENIALS)

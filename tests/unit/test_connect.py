@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -267,6 +268,30 @@ def test_while_one_event_loop_follows_another_leaves_the_replica_alone() -> None
     work = Work()
     following = Following(work)  # type: ignore[arg-type]  # all that it uses
     assert asyncio.run(in_one()) == (1, 1)
+
+
+def test_only_the_event_loop_that_follows_stops_it() -> None:
+    async def in_one() -> tuple[bool, bool]:
+        await following.start()
+        await asyncio.to_thread(asyncio.run, following.aclose())
+        left_alone = following.running
+        await following.aclose()
+        return left_alone, following.running
+
+    following = Following(Work())  # type: ignore[arg-type]  # all that it uses
+    assert asyncio.run(in_one()) == (True, False)
+
+
+@held
+async def test_what_was_begun_before_a_fork_does_not_run_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    following = Following(Work())  # type: ignore[arg-type]  # all that it uses
+    await following.start()
+    before = following.running
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 0)
+        after = following.running
+    await following.aclose()
+    assert (before, after) == (True, False)
 
 
 def test_after_its_event_loop_is_gone_the_next_one_follows() -> None:
