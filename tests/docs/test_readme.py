@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI, Security
 from fastmcp import FastMCP
+from flask import Flask
 from mcp.server.mcpserver import MCPServer
 
 from countermand.tokens.mandate import Mandate
@@ -40,6 +41,7 @@ async def test_every_block_is_run_by_a_test_here() -> None:
         "from countermand.enforce.fastapi import protect",
         "from countermand.enforce.mcp import MandateVerifier, auth_settings",
         "from countermand.enforce.fastmcp import MandateAuth",
+        "from countermand.enforce.wsgi import requires",
     }
 
 
@@ -127,3 +129,20 @@ async def test_an_mcp_server_is_protected(beginning: str, names: dict[str, Any])
     assert refused.json()["error"] == "invalid_token"
     assert str(metadata.url) in refused.headers["www-authenticate"]
     assert metadata.json()["resource"] == f"{AUDIENCE}/mcp"
+
+
+def test_a_flask_app_is_protected() -> None:
+    app, guarding = Flask("notes"), guard()
+    exec(block("from countermand.enforce.wsgi"), names := {"app": app, "guard": guarding})  # noqa: S102 - ours
+    client = app.test_client()
+
+    @app.get("/notes")
+    @names["requires"](guarding, required_scopes=["notes:read"])  # type: ignore[untyped-decorator,operator]
+    def notes() -> str:
+        return "notes"
+
+    try:
+        for token, status in ((sign(claims_json(scope="notes:read")), 200), (TOKEN_TEXT, 403), ("nonsense", 401)):
+            assert client.get("/notes", headers={"authorization": f"Bearer {token}"}).status_code == status
+    finally:
+        guarding.close()

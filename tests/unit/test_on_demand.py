@@ -108,6 +108,17 @@ async def test_an_app_that_answers_all_the_same_is_not_heard() -> None:
     assert sent[0]["status"] == 401
 
 
+async def test_what_was_refused_stays_refused_however_little_is_asked() -> None:
+    guarding = guard()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with pytest.raises(DeniedError):
+            await asks(guarding, required_scopes=["admin"])(scope, receive, send)
+        await asks(guarding)(scope, receive, send)
+
+    assert (await served(guarding, app))[0]["status"] == 403
+
+
 async def test_an_answer_that_has_begun_ends_where_a_denial_comes() -> None:
     guarding = guard(revoked(SESSION))
 

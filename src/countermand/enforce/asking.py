@@ -49,18 +49,18 @@ class Asking:
 
     async def admit(self, requirements: Requirements | None = None) -> Deny | None:
         """Do as `ask`, and return the denial."""
-        if requirements is None:
-            if self._mandate is not None:
-                return self._gate.denial
-            requirements = self._requirements
-        elif requirements is not self._requirements:
-            requirements = self._requirements = self._requirements & requirements
-        denial = await self._admit(requirements)
+        if self._gate.denial is not None:
+            return self._gate.denial
+        if requirements is not None:
+            self._requirements = self._requirements & requirements
+        elif self._mandate is not None:
+            return None
+        denial = await self._admit()
         if denial is not None:
             self._gate.refuse(denial)
         return denial
 
-    async def _admit(self, requirements: Requirements) -> Deny | None:
+    async def _admit(self) -> Deny | None:
         scope, id_ = self._scope, self._scope[REQUEST_ID_KEY]
         headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         if len(headers) > 1:
@@ -69,7 +69,7 @@ class Asking:
             self.guard.trace.tell(Outcome.DENIED, id_, denial)
             return denial
         token = extract_bearer(headers[0].decode("latin-1") if headers else None)
-        admitted = await self.guard.admit(token, requirements, id_)
+        admitted = await self.guard.admit(token, self._requirements, id_)
         if isinstance(admitted, Deny):
             return admitted
         self._gate.let_in(admitted)
