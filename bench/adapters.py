@@ -4,9 +4,12 @@ In one process and without sockets: what is measured is the adapter, and the fra
 """
 
 import asyncio
+import io
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, TypeAlias
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from fastapi import Depends, FastAPI
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
@@ -32,6 +35,10 @@ OPEN: Final = "the same app, open to all"
 """With whatever else its framework does for a request that carries a token."""
 
 
+Asks: TypeAlias = Callable[[Sequence[str]], float]
+"""Sends a request with each token, and returns the seconds for one."""
+
+
 class _Anybody:
     """A verifier of the SDK's that lets everybody in."""
 
@@ -42,25 +49,34 @@ class _Anybody:
 def measure(log: BenchLog) -> list[Row]:
     """Return a warm and a cold row for each adapter."""
     issuer = Issuer()
-    adapters: dict[str, tuple[ASGIApp, ASGIApp]] = {
-        "ASGI": (issuer.guard(log).asgi(_hello), _hello),
-        "FastAPI, a dependency": (_fastapi(issuer, log), _open_fastapi()),
-        "MCP, the official SDK": (_mcp(issuer, log), _open_mcp()),
-        "FastMCP": (_fastmcp(issuer, log), _open_mcp()),
-    }
-    return [row for name, apps in adapters.items() for row in _rows(name, *apps, issuer=issuer, log=log)]
-
-
-def _rows(name: str, guarded: ASGIApp, unguarded: ASGIApp, *, issuer: Issuer, log: BenchLog) -> list[Row]:
-    warm, cold = issuer.tokens(1) * WARM, iter([issuer.tokens(COLD) for _ in range(ROUNDS)])
     with asyncio.Runner() as runner:
-        contenders = {
-            "warm": lambda: runner.run(_ask(guarded, warm)),
-            "cold": lambda: runner.run(_ask(guarded, next(cold))),
-            OPEN: lambda: runner.run(_ask(unguarded, warm)),
+
+        def asgi(app: ASGIApp) -> Asks:
+            return lambda texts: runner.run(_ask(app, texts))
+
+        adapters = {
+            "ASGI": (asgi(issuer.guard(log).asgi(_hello)), asgi(_hello)),
+            "FastAPI, a dependency": (asgi(_fastapi(issuer, log)), asgi(_open_fastapi())),
+            "MCP, the official SDK": (asgi(_mcp(issuer, log)), asgi(_open_mcp())),
+            "FastMCP": (asgi(_fastmcp(issuer, log)), asgi(_open_mcp())),
         }
-        medians = race(contenders, rounds=ROUNDS, before=log.heartbeat)
-    beside: Mapping[str, float | str] = {OPEN: medians[OPEN] * MICRO}
+        rows = [row for name, asked in adapters.items() for row in _rows(name, *asked, issuer=issuer, log=log)]
+    threaded = issuer.guard(log)
+    by_wsgi = partial(_ask_wsgi, threaded.wsgi(_hello_wsgi)), partial(_ask_wsgi, _hello_wsgi)
+    rows += _rows("WSGI", *by_wsgi, issuer=issuer, log=log)
+    threaded.close()
+    return rows
+
+
+def _rows(name: str, guarded: Asks, unguarded: Asks, *, issuer: Issuer, log: BenchLog) -> list[Row]:
+    warm, cold = issuer.tokens(1) * WARM, iter([issuer.tokens(COLD) for _ in range(ROUNDS)])
+    contenders = {
+        "warm": lambda: guarded(warm),
+        "cold": lambda: guarded(next(cold)),
+        OPEN: lambda: unguarded(warm),
+    }
+    medians = race(contenders, rounds=ROUNDS, before=log.heartbeat)
+    beside = {OPEN: medians[OPEN] * MICRO}
     return [Row(f"a request by {name}, {kind}", "µs", medians[kind] * MICRO, beside) for kind in ("warm", "cold")]
 
 
@@ -143,3 +159,28 @@ def _scope(text: str) -> Scope:
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }
+
+
+def _hello_wsgi(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [b"hello"]
+
+
+def _ask_wsgi(app: WSGIApplication, texts: Sequence[str]) -> float:
+    """Send a request with each token; return the seconds for one."""
+    statuses: list[str] = []
+
+    def start_response(status: str, *_rest: Any) -> Any:
+        statuses.append(status)
+
+    began_s = time.perf_counter()
+    for text in texts:
+        environ = {"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO(), "HTTP_AUTHORIZATION": f"Bearer {text}"}
+        answer = app(environ, start_response)
+        b"".join(answer)
+        if hasattr(answer, "close"):
+            answer.close()
+    taken_s = time.perf_counter() - began_s
+    if statuses != ["200 OK"] * len(texts):
+        raise RuntimeError("a token of the bench was denied")
+    return taken_s / len(texts)
