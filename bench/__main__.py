@@ -18,6 +18,7 @@ from bench import (
     memory,
     propagation,
     reject,
+    reports,
     throughput,
 )
 from bench.harness import Row
@@ -43,6 +44,7 @@ def _measure() -> Iterator[list[Row]]:
     yield throughput.measure()
     yield growth.measure()
     yield propagation.measure()
+    yield reports.measure()
     consumed = consume.measure()
     yield consumed
     yield catch_up.measure()
