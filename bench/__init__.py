@@ -12,6 +12,7 @@ Every claim is a ratio against a peer in the same run: medians of many rounds, i
     memory       bytes an entry
     cascade      until a revocation that ends ten thousand others is answered
     propagation  from the answer of a revocation to the rejection, and to the closed stream
+    reports      what it costs an authority that replicas report
 
 Over a real Redis, which it starts:
 

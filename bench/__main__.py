@@ -19,6 +19,7 @@ from bench import (
     memory,
     propagation,
     reject,
+    reports,
     streams,
     throughput,
 )
@@ -46,6 +47,7 @@ def _measure() -> Iterator[list[Row]]:
     yield growth.measure()
     yield propagation.measure()
     yield streams.measure()
+    yield reports.measure()
     consumed = consume.measure()
     yield consumed
     yield catch_up.measure()

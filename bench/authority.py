@@ -1,6 +1,6 @@
-"""An authority that publishes on a Redis and serves its log, in a process of its own, as `countermand up` would.
+"""An authority that serves its log, and publishes it on a Redis, in a process of its own, as `countermand up` would.
 
-python -m bench.authority <data directory> <URL of the Redis>
+python -m bench.authority <data directory> [<URL of the Redis>]
 """
 
 import sys
@@ -16,7 +16,7 @@ from countermand.settings import AuthoritySettings, DataDir
 from countermand.wiring.serve import serve_authority
 
 
-async def _main(directory: str, redis_url: str) -> None:
+async def _main(directory: str, redis_url: str | None = None) -> None:
     data = DataDir(Path(directory))
     settings = AuthoritySettings(data, port=0, redis_url=redis_url, stream_keys=(HMAC_KEY,))
     async with serve_authority(settings) as (running, url):
@@ -36,7 +36,11 @@ async def _main(directory: str, redis_url: str) -> None:
             await revoking.revoke(Kind.SESSION, session_id)
             return time.monotonic()
 
-        await answer(about, open_session, revoke)
+        async def cpu() -> float:
+            """Return the seconds of a processor that this process has taken."""
+            return time.process_time()
+
+        await answer(about, open_session, revoke, cpu)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys
 from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.minting import Policy
-from countermand.authority.model import Session, SubjectType
+from countermand.authority.model import ReplicaReport, Session, SubjectType
 from countermand.authority.reader import LedgerReader
 from countermand.authority.service import Authority
 from countermand.authority.witnesses import Witness, Witnesses
@@ -121,6 +121,11 @@ class Rooms:
             await connection.execute(insert(tables.entries), rows)
             await connection.execute(update(tables.head).values(seq=head.seq + count, link=link))
         return int(head.seq)
+
+    async def report(self, key_id: str, report: ReplicaReport, proof: bytes = b"") -> None:
+        """Report, and write what was reported."""
+        replicas = self.service.replicas
+        await asyncio.gather(replicas.report(key_id, report, proof), replicas.write())
 
     async def session(self, lifetime_s: int = 3600, subject: str = "alice") -> Session:
         """Open a session with an application of its own."""

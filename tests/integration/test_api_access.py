@@ -48,6 +48,7 @@ MAY: Final = {
     ("GET", "/v1/replicas"): READERS,
     ("GET", "/v1/revocations"): READERS,
     ("GET", "/v1/revocations/{seq}"): READERS,
+    ("GET", "/v1/revocations/{seq}/receipt"): READERS,
     ("GET", "/v1/sessions"): READERS,
     ("GET", "/v1/signing-keys"): READERS,
     ("GET", "/v1/sessions/{session_id}"): READERS,

@@ -109,6 +109,17 @@ async def test_migrating_again_keeps_every_row(tmp_path: Path) -> None:
         assert (await rooms.service.revoking.revoke(Kind.SESSION, session.id)).reason == "kept"
 
 
+async def test_replicas_that_have_reported_are_known_still(made: Database, tmp_path: Path) -> None:
+    """A rotation of keys waits for them."""
+    await _ask(made, lambda connection: upgrade(connection, "0009"))
+    async with looking_into(DataDir(tmp_path / "authority")) as old:
+        await old.execute("INSERT INTO replicas VALUES ('key', 'one', 1, 2, 3, true, 30000, 4, 5)")
+    await made.migrate()
+    async with made.read() as connection:
+        row = (await connection.execute(select(tables.replicas))).one()
+    assert (row.replica_id, row.keyset, row.reported_at_ms, row.moved_at_ms) == ("one", 3, 5, 5)
+
+
 async def test_keys_that_signed_before_rotations_sign_on(made: Database, tmp_path: Path) -> None:
     await _ask(made, lambda connection: upgrade(connection, "0006"))
     async with looking_into(DataDir(tmp_path / "authority")) as old:

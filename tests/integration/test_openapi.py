@@ -18,6 +18,8 @@ EXAMPLES: Final = 200 if PROOF else 4
 """For each operation, beside those at the edges of what it takes."""
 AT_MOST_S: Final = 3_600 if PROOF else 300
 ENDLESS: Final = "^/v1/log$"
+CONFIGURED: Final = "[parameters]\nwait = 0.05\n"
+"""Nobody waits for long, in all these requests. What else may be asked for is tried in test_waiting."""
 UNTOLD: Final = "positive_data_acceptance"
 """What a schema cannot say: which fields go together, and how many bytes a text may have in UTF-8."""
 
@@ -32,6 +34,7 @@ async def test_a_program_that_believes_the_description_finds_nothing(tmp_path: P
         options = ["--exclude-path-regex", ENDLESS, "--exclude-checks", UNTOLD, "--max-examples", str(EXAMPLES)]
         options += ["--continue-on-failure", "--no-color", "--header", f"Authorization: Bearer {key}"]
         options += [] if PROOF else ["--generation-deterministic", "--phases", "fuzzing,stateful"]
+        (tmp_path / "schemathesis.toml").write_text(CONFIGURED)
         schemathesis = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("schemathesis"),
             *("run", f"{server.url}/openapi.json", *options),

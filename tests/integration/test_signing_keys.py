@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from countermand.authority import heartbeat as heartbeat_module
 from countermand.authority import tables
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, generate, open_keys
 from countermand.authority.model import KeyState, Purpose, ReplicaReport
-from countermand.authority.replicas import EVERY_MS, KEPT_MS, LIVE_MS, MAX_OF_KEY
+from countermand.authority.replicas import LIVE_MS
 from countermand.authority.rotation import OVERLAP_MS, WAIT_S, Rotation
 from countermand.authority.witnesses import Witnesses
-from countermand.errors import BusyError, DataError, NotActiveError, NotFoundError, UnknownKeyError
+from countermand.errors import DataError, NotActiveError, NotFoundError, UnknownKeyError
 from countermand.log.anchor import Kind
 from countermand.log.checkpoint import Pin, parse_checkpoint
 from countermand.log.keyset import MAX_KEYS
@@ -98,18 +98,18 @@ async def test_a_mandate_key_is_published_before_it_signs_and_as_long_as_a_manda
 async def test_a_live_replica_that_lacks_the_keyset_is_waited_for_and_a_silent_one_is_not(
     rooms: Rooms,
 ) -> None:
-    await rooms.service.replicas.report("key", report())
+    await rooms.report("key", report())
     await rooms.service.rotation.rotate(Purpose.CHECKPOINT, wait_s=0)
     await step(rooms, LIVE_MS)
     assert KeyState.NEXT in await states(rooms, Purpose.CHECKPOINT)
-    await rooms.service.replicas.report("key", report("another", keyset=1))
+    await rooms.report("key", report("another", keyset=1))
     await step(rooms, 1)
     assert KeyState.NEXT not in await states(rooms, Purpose.CHECKPOINT)
 
 
 @pytest.mark.parametrize("purpose", Purpose)
 async def test_one_rotation_at_a_time_and_force_ends_it(rooms: Rooms, purpose: Purpose) -> None:
-    await rooms.service.replicas.report("key", report())
+    await rooms.report("key", report())
     made = await rooms.service.rotation.rotate(purpose)
     with pytest.raises(NotActiveError, match="under way"):
         await rooms.service.rotation.rotate(purpose)
@@ -307,50 +307,6 @@ async def test_a_checkpoint_of_the_key_before_is_refused_once_that_has_left(room
     await step(rooms, OVERLAP_MS)
     with pytest.raises(UnknownKeyError):
         parse_checkpoint(stale).verify(rooms.pin)
-
-
-async def test_reports_are_the_last_of_each_replica_bound_to_its_key_and_few(
-    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replicas = rooms.service.replicas
-    await replicas.report("key", report())
-    await replicas.report("other", report(keyset=1))
-    rooms.clock.advance(EVERY_MS - 1)
-    await replicas.report("key", report())
-    assert {(one.key_id, one.report.keyset) for one in await replicas.all()} == {("key", 0), ("other", 1)}
-    assert all(replicas.is_live(one) for one in await replicas.all())
-    began_ms = rooms.clock.wall_ms - EVERY_MS + 1
-    assert {one.reported_at_ms for one in await replicas.all()} == {began_ms}, "too soon to be written down"
-    rooms.clock.advance(1)
-    await replicas.report("key", report())
-    assert {one.reported_at_ms for one in await replicas.all()} == {began_ms, rooms.clock.wall_ms}
-    monkeypatch.setattr("countermand.authority.replicas.MAX_OF_KEY", 1)
-    with pytest.raises(BusyError, match="1 replicas report"):
-        await replicas.report("key", report("two"))
-    rooms.clock.advance(KEPT_MS + 1)
-    await replicas.report("key", report("two"))
-    async with rooms.database.read() as connection:
-        rows = (await connection.execute(select(tables.replicas.c.replica_id))).scalars().all()
-    assert rows == ["two"], "what is older than a day makes room"
-    assert MAX_OF_KEY > 1
-
-
-async def test_replicas_that_were_replaced_make_room_for_those_that_live(
-    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each start of a resource server makes up another id: a day of them is more than live at once."""
-    monkeypatch.setattr("countermand.authority.replicas.MAX_OF_KEY", 2)
-    replicas = rooms.service.replicas
-    for before in ("one", "two"):
-        await replicas.report("key", report(before))
-    await replicas.report("other", report("theirs"))
-    rooms.clock.advance(LIVE_MS)
-    await replicas.report("key", report("two"))
-    with pytest.raises(BusyError):
-        await replicas.report("key", report("three"))
-    rooms.clock.advance(1)
-    await replicas.report("key", report("three"))
-    assert {one.report.replica_id for one in await replicas.all()} == {"two", "three", "theirs"}
 
 
 def test_no_key_has_an_id_that_a_command_line_takes_for_an_option() -> None:

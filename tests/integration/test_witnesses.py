@@ -161,9 +161,9 @@ async def test_a_report_that_contradicts_the_ledger_stops_whoever_signs_and_is_t
     true = (await rooms.heartbeat.sign()).checkpoint
     ahead = Checkpoint(true.log_id, Rev(1, 7), bytes(32), NOW_MS).sign(rooms.keys.checkpoint)
     report = ReplicaReport("rep_1", 1, 7, 0, strict=True, max_staleness_ms=30_000, at_ms=NOW_MS)
-    await rooms.service.replicas.report("key", replace(report, replica_id="rep_2"), true.sign(rooms.keys.checkpoint))
+    await rooms.report("key", replace(report, replica_id="rep_2"), true.sign(rooms.keys.checkpoint))
     await rooms.heartbeat.sign()
-    await rooms.service.replicas.report("key", report, ahead)
+    await rooms.report("key", report, ahead)
     assert {one.report.replica_id for one in await rooms.service.replicas.all()} == {"rep_1", "rep_2"}
     await is_disputed(rooms, session)
 

@@ -21,6 +21,7 @@ keys         signing keys: files that only we can read, registered in the databa
 keysets      which keysets a restored register has forgotten
 rotation     the next key, and the one that is believed no more
 replicas     what replicas report of themselves
+receipts     how many of them enforce an entry, how soon, and who is behind
 witnesses    who else has seen the ledger, and whether it is still the one that they saw
 recovery     another generation, where it is not
 heartbeat    checkpoints: every second, and after every revocation

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -167,11 +167,9 @@ class Access:
         if match is None:
             raise UnauthenticatedError("this needs a valid API key")
         id_, secret = match.groups()
-        now_ms, anchors = self._clock().wall_ms, tables.anchors
-        query = select(tables.api_keys).outerjoin(anchors, anchors.c.id == _KEYS.application_id)
-        query = query.where(_KEYS.id == id_, anchors.c.revoked_at_ms.is_(None), _usable(now_ms))
+        now_ms = self._clock().wall_ms
         async with self._database.read(WAIT_S) as connection:
-            row = (await connection.execute(query)).first()
+            row = (await connection.execute(_FOUND, {"key_id": id_, "now_ms": now_ms})).first()
         known = b"" if row is None else row.digest
         if not hmac.compare_digest(known, _digest(secret)) or row is None:
             raise UnauthenticatedError("this needs a valid API key")
@@ -237,8 +235,16 @@ class Access:
         return NewApiKey(key, f"cmk_{id_}_{secret}")
 
 
-def _usable(now_ms: int) -> ColumnElement[bool]:
+def _usable(now_ms: int | BindParameter[int]) -> ColumnElement[bool]:
     return and_(_KEYS.revoked_at_ms.is_(None), or_(_KEYS.expires_at_ms.is_(None), _KEYS.expires_at_ms > now_ms))
+
+
+# Every request asks it, and to put it together would take as long as to answer it.
+_FOUND: Final = (
+    select(tables.api_keys)
+    .outerjoin(tables.anchors, tables.anchors.c.id == _KEYS.application_id)
+    .where(_KEYS.id == bindparam("key_id"), tables.anchors.c.revoked_at_ms.is_(None), _usable(bindparam("now_ms")))
+)
 
 
 def _api_key(columns: Sequence[Any]) -> ApiKey:

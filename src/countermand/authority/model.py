@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from countermand.log.anchor import Kind
+from countermand.log.anchor import Kind, Rev
 
 _T = TypeVar("_T")
 
@@ -361,8 +361,17 @@ class ReplicaReport:
 
 @dataclass(frozen=True, slots=True)
 class ReportedReplica:
-    """A replica's last report, the API key that it came with, and when."""
+    """A replica's last report, the API key that it came with, and when; and when it first reported that position.
+
+    `key_id` is empty for one in a process of the authority's own.
+    """
 
     key_id: str
     report: ReplicaReport
     reported_at_ms: int
+    moved_at_ms: int
+
+    @property
+    def rev(self) -> Rev:
+        """Up to where it has applied the log."""
+        return Rev(self.report.generation, self.report.seq)

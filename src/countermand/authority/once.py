@@ -19,11 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
 from countermand.authority.database import Database, beginning_with
+from countermand.authority.receipts import LONGEST_S
 from countermand.errors import AlreadyDoneError, InProgressError, KeyReusedError
 from countermand.log.freshness import Instant
 
-ANSWERED_MS: Final = 12_000
-"""Whatever was done and is not answered by then will not be: longer than a write may take."""
+ANSWERED_MS: Final = 12_000 + int(LONGEST_S * 1000)
+"""Whatever was done and is not answered by then will not be: longer than a write may take, and then a wait."""
 MAX_KEPT_BYTES: Final = 16_384
 
 _REQUESTS: Final = tables.requests.c

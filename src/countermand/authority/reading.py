@@ -8,7 +8,7 @@ from countermand.authority import tables
 from countermand.authority.cascade import ancestors_of, tree_of
 from countermand.authority.checks import check_filter, check_words
 from countermand.authority.database import Database
-from countermand.authority.ledger import Ledger
+from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import WORDS, read_row
 from countermand.authority.listing import LOOKED_AT, cursor_of, find_anchors, find_entries, parse_cursor
 from countermand.authority.model import (
@@ -33,7 +33,7 @@ from countermand.authority.views import (
     session_of,
 )
 from countermand.errors import NotFoundError
-from countermand.log.anchor import Kind, kind_of
+from countermand.log.anchor import Kind, Rev, kind_of
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 
@@ -86,6 +86,11 @@ class Reading:
             raise NotFoundError("there is nothing of this id")
         async with self._database.read() as connection:
             return await tree_of(connection, await read_row(connection, id_, kind), self._clock().wall_ms)
+
+    async def head(self) -> Rev:
+        """Return where the ledger ends."""
+        async with self._database.read() as connection:
+            return (await read_head(connection)).rev
 
     async def entry(self, seq: int) -> Entry:
         """Return an entry of the ledger."""

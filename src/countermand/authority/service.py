@@ -14,6 +14,7 @@ from countermand.authority.once import Once
 from countermand.authority.opening import Opening
 from countermand.authority.presenting import Presenting
 from countermand.authority.reading import Reading
+from countermand.authority.receipts import Receipts
 from countermand.authority.recovery import Recovery
 from countermand.authority.replicas import Replicas
 from countermand.authority.revoking import Revoking
@@ -38,6 +39,7 @@ class Authority:
     cleaning: Cleaning
     recovery: Recovery
     replicas: Replicas
+    receipts: Receipts
     rotation: Rotation
     trail: Trail
 
@@ -60,9 +62,11 @@ class Authority:
         rotation = Rotation(database, keys, clock, heartbeat.sign_soon)
         minting = Minting(database, ledger, keys, policy, clock, random)
         revoking = Revoking(database, ledger, heartbeat, rotation, policy.issuer, clock)
+        reading = Reading(database, ledger, clock)
+        replicas = Replicas(database, heartbeat.witnesses, clock)
         return cls(
             Opening(database, ledger, clock, random),
-            Reading(database, ledger, clock),
+            reading,
             minting,
             revoking,
             Sweeping(database, ledger, heartbeat, clock),
@@ -71,7 +75,8 @@ class Authority:
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
             Recovery(database, ledger, heartbeat, rotation, policy.issuer, clock),
-            Replicas(database, heartbeat.witnesses, clock),
+            replicas,
+            Receipts(reading, replicas, clock),
             rotation,
             Trail(database, heartbeat),
         )

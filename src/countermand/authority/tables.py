@@ -206,7 +206,7 @@ keysets = Table(
     Column("version", BigInteger, primary_key=True, autoincrement=False),
     Column("data", LargeBinary, nullable=False),
 )
-# What replicas have last reported, by the key that they call with.
+# What replicas have last reported, by the key that they call with; `moved_at_ms`: the first time from that position.
 replicas = Table(
     "replicas",
     METADATA,
@@ -219,6 +219,7 @@ replicas = Table(
     Column("max_staleness_ms", BigInteger, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("reported_at_ms", BigInteger, nullable=False, index=True),
+    Column("moved_at_ms", BigInteger, nullable=False),
 )
 # Requests that carried an Idempotency-Key and changed something; `body` is the answer, where it may be kept.
 requests = Table(

@@ -4,6 +4,7 @@ app          the verbs together, and their exit codes
 running      up, demo
 looking      sessions, tree, tail
 revoking     revoke, cutoff
+receipts     who enforces what they revoke, and replicas
 recovering   ledger recover
 keys         keys list, rotate, withdraw
 inspecting   inspect

@@ -15,6 +15,7 @@ from countermand.cli.explaining import explain
 from countermand.cli.inspecting import inspect
 from countermand.cli.keys import keys
 from countermand.cli.looking import sessions, tail, tree
+from countermand.cli.receipts import replicas
 from countermand.cli.recovering import ledger
 from countermand.cli.revoking import cutoff, revoke
 from countermand.cli.running import demo, up
@@ -35,7 +36,7 @@ EXIT_CODES: Final[dict[type[CountermandError], int]] = {
     RefusedError: 4,
     NotFoundError: 5,
 }
-"""Any other error of ours exits with 1, as does a demo in which a step did not hold."""
+"""Any other error of ours exits with 1, as does a demo in which a step did not hold; with 6 who waited in vain."""
 
 
 class _Verbs(TyperGroup):
@@ -56,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _verb in (up, sessions, tree, revoke, cutoff, inspect, check, explain, tail, demo):
+for _verb in (up, sessions, tree, revoke, cutoff, replicas, inspect, check, explain, tail, demo):
     app.command()(_verb)
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")

@@ -43,33 +43,43 @@ class AuthorityClient:
             yield cls(client)
 
     async def revoke(
-        self, kind: str, id_: str, reason: str = "", *, issuer: str = "", bare: bool = False, dry_run: bool = False
+        self,
+        kind: str,
+        id_: str,
+        reason: str = "",
+        *,
+        issuer: str = "",
+        bare: bool = False,
+        dry_run: bool = False,
+        wait_s: float | None = None,
     ) -> dict[str, Any]:
-        """Revoke, and return the entry with what it reached; of a dry run, what it would reach."""
+        """Revoke, and return the entry with what it reached; of a dry run, what it would reach.
+
+        With `wait_s` its `receipt` as well, once all replicas enforce it or after so long, if that can be found out.
+        """
         named = {"kind": kind, "id": id_}
-        return await self._post(
-            "/v1/revocations", named, "seq", "reach", reason=reason, issuer=issuer, bare=bare, dry_run=dry_run
-        )
+        options = _given(reason=reason, issuer=issuer, bare=bare, dry_run=dry_run)
+        return await self._call("POST", "/v1/revocations", "seq", "reach", json=named | options, **_waiting(wait_s))
 
     async def close_grant(self, id_: str) -> dict[str, Any]:
         """Close a grant for the future, and return it."""
         return await self._post(f"/v1/grants/{_quoted(id_)}/close", {}, "id", "revoked_at")
 
     async def cut_off(
-        self, target: str, *, before: datetime | None = None, issuer: str = "", reason: str = "", dry_run: bool = False
+        self,
+        target: str,
+        *,
+        before: datetime | None = None,
+        issuer: str = "",
+        reason: str = "",
+        dry_run: bool = False,
+        wait_s: float | None = None,
     ) -> dict[str, Any]:
         """End what was issued to `target` until now, or until `before`. Return as `revoke` does."""
         issued_before = before.isoformat() if before else None
-        return await self._post(
-            "/v1/cutoffs",
-            {"target": target},
-            "seq",
-            "reach",
-            issued_before=issued_before,
-            issuer=issuer,
-            reason=reason,
-            dry_run=dry_run,
-        )
+        options = _given(issued_before=issued_before, issuer=issuer, reason=reason, dry_run=dry_run)
+        body = {"target": target} | options
+        return await self._call("POST", "/v1/cutoffs", "seq", "reach", json=body, **_waiting(wait_s))
 
     async def recover(self, *, keep_sessions: bool, force: bool, dry_run: bool) -> dict[str, Any]:
         """Take up a disputed ledger again; return what was found and done."""
@@ -119,6 +129,10 @@ class AuthorityClient:
     async def tree(self, id_: str) -> dict[str, Any]:
         """Return an anchor and what rests on it: `nodes`, ancestors first, and whether that `is_whole`."""
         return await self._call("GET", f"/v1/tree/{_quoted(id_)}", "nodes", "is_whole")
+
+    async def replicas(self) -> dict[str, Any]:
+        """Return the last report of each replica as `items`, the newest first."""
+        return await self._call("GET", "/v1/replicas", "items")
 
     async def revocation(self, seq: int) -> dict[str, Any]:
         """Return an entry of the ledger."""
@@ -198,9 +212,7 @@ class AuthorityClient:
         return str(answer["access_token"])
 
     async def _post(self, path: str, body: dict[str, Any], *gives: str, **options: object) -> dict[str, Any]:
-        """Options that are empty are left out: the API's own defaults hold."""
-        given = {name: value for name, value in options.items() if value}
-        return await self._call("POST", path, *gives, json=body | given)
+        return await self._call("POST", path, *gives, json=body | _given(**options))
 
     async def _call(self, method: str, path: str, *gives: str, **request: Any) -> dict[str, Any]:
         """Return the answer, which has the fields that the call `gives`."""
@@ -281,6 +293,16 @@ def _with(answer: dict[str, Any], gives: Iterable[str], response: httpx2.Respons
         if name not in answer:
             raise BadAnswerError(f"{response.url} is not an authority that this program knows: it gave no {name}")
     return answer
+
+
+def _given(**options: object) -> dict[str, object]:
+    """Options that are empty are left out: the API's own defaults hold."""
+    return {name: value for name, value in options.items() if value}
+
+
+def _waiting(wait_s: float | None) -> dict[str, Any]:
+    """Return what a request is given that is answered only after so long."""
+    return {} if wait_s is None else {"params": {"wait": wait_s}, "timeout": TIMEOUT_S + wait_s}
 
 
 def _quoted(id_: str) -> str:

@@ -1,19 +1,23 @@
 """What a replica says of itself to the authority: how far it has come, and which keys it knows.
 
-A rotation of keys waits for it. It is told soon after a new keyset, and otherwise from time to time; who cannot be told
-is tried again, and the replica goes on.
+Receipts and rotations of keys wait for it. So it is told soon after the replica has applied something or has a new
+keyset, at most twice a second, and otherwise from time to time. Who cannot be told is tried again, ever more rarely,
+and the replica goes on.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from countermand.errors import CountermandError
+from countermand.log.entry import Entry
 from countermand.replica.replica import Replica
 
 EVERY_S: Final = 10.0
-LOOK_S: Final = 0.5
+LEAST_S: Final = 0.5
+"""Between two reports, and two looks at the keys: whatever is applied meanwhile is told in one."""
 
 Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
 
@@ -21,31 +25,49 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports on `replica`, as `replica_id`, by `send`."""
+    """Reports on `replica`, as `replica_id`, by `send`. Its follower says by `on_applied` when there is news."""
 
     def __init__(self, replica: Replica, replica_id: str, send: Send) -> None:
         self._replica = replica
         self._replica_id = replica_id
         self._send = send
+        self._applied = asyncio.Event()
         self._failure: str | None = None
+
+    def on_applied(self, _entries: Sequence[Entry] = ()) -> None:
+        """Take note that the replica has come further. In the event loop in which `run` runs."""
+        self._applied.set()
 
     async def run(self) -> None:
         """Report, for ever."""
-        loop = asyncio.get_running_loop()
-        reported_s, keyset = -EVERY_S, -1
+        self._applied = asyncio.Event()  # of this event loop
+        pause_s = LEAST_S
         while True:
-            known = self._replica.state.pin.version
-            if loop.time() - reported_s >= EVERY_S or known != keyset:
-                reported_s, keyset = loop.time(), known
-                await self._report()
-            await asyncio.sleep(LOOK_S)
+            keyset = self._replica.state.pin.version
+            self._applied.clear()
+            is_told = await self._report()
+            pause_s = LEAST_S if is_told else min(2 * pause_s, EVERY_S)
+            await asyncio.sleep(pause_s)
+            if is_told:
+                await self._news(keyset)
 
-    async def _report(self) -> None:
+    async def _news(self, keyset: int) -> None:
+        """Wait until something was applied, the keyset is another, or it is time."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + EVERY_S - LEAST_S
+        while self._replica.state.pin.version == keyset and loop.time() < due_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAST_S):
+                    await self._applied.wait()
+                    return
+
+    async def _report(self) -> bool:
         try:
             await self._send({"replica_id": self._replica_id} | self._replica.report())
         except CountermandError as error:
             if error.code != self._failure:
                 _log.warning("the authority cannot be told about this replica: %s", error, extra={"code": error.code})
             self._failure = error.code
-        else:
-            self._failure = None
+            return False
+        self._failure = None
+        return True

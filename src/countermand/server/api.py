@@ -56,7 +56,7 @@ def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
     add_revocations(ending, authority)
     add_ledger(router, authority.recovery)
     add_signing_keys(router, authority.rotation, authority.revoking)
-    add_replicas(router, authority.replicas)
+    add_replicas(router, authority.replicas, authority.reading)
     return [router, ending, keys_router(access), audit_router(authority.trail)]
 
 

@@ -66,10 +66,10 @@ def create_app(
     app.add_middleware(RequestIds, random=random)  # what is added last comes first
     problem.install(app)
     for router in (
+        reports_router(authority.replicas),  # a path is looked for in their order, and nobody asks as often as replicas
         *admin_routers(authority, access),
         oauth_router(authority, access, issuer),
         feed_router(log),
-        reports_router(authority.replicas),
     ):
         app.include_router(router)
 

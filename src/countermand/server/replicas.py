@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Response
 
 from countermand.authority.access import Caller
 from countermand.authority.model import ReplicaReport, Role
+from countermand.authority.reading import Reading
 from countermand.authority.replicas import Replicas
 from countermand.log.codec import from_base64
 from countermand.server.bodies.replicas import NewReport, ReplicaOut, ReplicasOut
@@ -26,12 +27,12 @@ def reports_router(replicas: Replicas) -> APIRouter:
     return router
 
 
-def add_replicas(router: APIRouter, replicas: Replicas) -> None:
+def add_replicas(router: APIRouter, replicas: Replicas, reading: Reading) -> None:
     """Add the route that lists replicas."""
 
     @router.get("/replicas")
     async def list_replicas() -> ReplicasOut:
         """The last report of each replica of the last day, the newest first."""
-        return ReplicasOut(
-            items=[ReplicaOut.of_report(one, live=replicas.is_live(one)) for one in await replicas.all()]
-        )
+        reported = await replicas.all()
+        head = await reading.head()
+        return ReplicasOut(items=[ReplicaOut.of_report(one, live=replicas.is_live(one), head=head) for one in reported])

@@ -1,15 +1,24 @@
-"""Revocations and cutoffs under /v1: done, or with `dry_run` only said; and the ledger, read."""
+"""Revocations and cutoffs under /v1: done, or with `dry_run` only said; the ledger, read; and who enforces an entry.
 
-from typing import Annotated, TypeAlias
+With `wait` the answer comes once all replicas enforce it, or after so many seconds. What is done is done: if then
+nobody knows who does, the answer has no receipt.
+"""
+
+import logging
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 
 from countermand.authority.checks import check_reason
 from countermand.authority.model import Preview, Revocation
+from countermand.authority.receipts import LONGEST_S, Receipts
 from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
+from countermand.errors import AuthorityError, InvalidValueError
 from countermand.log.anchor import Kind
 from countermand.log.codec import MAX_MS
+from countermand.server.bodies.parts import Answer
+from countermand.server.bodies.receipts import ReceiptOut
 from countermand.server.bodies.revocations import (
     EntriesOut,
     EntryOut,
@@ -23,27 +32,56 @@ from countermand.server.bodies.revocations import (
 from countermand.server.filters import EntriesQuery, NewRevocations
 
 _Swept: TypeAlias = RevocationsOut | RevocationsPreviewOut
+_Wait: TypeAlias = Annotated[float | None, Query(gt=0, le=LONGEST_S)]
+_Seq: TypeAlias = Annotated[int, Path(ge=1, le=MAX_MS)]
+_Done = TypeVar("_Done", bound=Answer)
+
+_log: Final = logging.getLogger(__name__)
 
 
 def add_revocations(router: APIRouter, authority: Authority) -> None:
     """Add the routes that revoke, for ever: 201 where this made an entry, 200 where one stood or it is a dry run."""
-    revoking, sweeping, reading = authority.revoking, authority.sweeping, authority.reading
+    revoking, sweeping, receipts = authority.revoking, authority.sweeping, authority.receipts
 
     @router.post("/revocations", status_code=201, responses={200: {"model": RevocationOut | PreviewOut}})
-    async def create_revocation(body: NewRevocation, response: Response) -> RevocationOut | PreviewOut:
+    async def create_revocation(
+        body: NewRevocation, response: Response, wait: _Wait = None
+    ) -> RevocationOut | PreviewOut:
         """Revoke an anchor and all that rests on it, or an id of which nothing is kept here."""
-        return _answer(await _revoked(revoking, body), response)
+        _check_wait(wait, dry_run=body.dry_run)
+        answer = _answer(await _revoked(revoking, body), response)
+        return await _received(receipts, answer, answer.seq, wait)
 
     @router.post("/revocations/by-filter", status_code=201, responses={200: {"model": _Swept}})
-    async def revoke_by_filter(body: NewRevocations, response: Response) -> _Swept:
-        """Revoke up to 1,000 of what matches and stands, in one transaction: 200 where there was none."""
+    async def revoke_by_filter(body: NewRevocations, response: Response, wait: _Wait = None) -> _Swept:
+        """Revoke up to 1,000 of what matches and stands, in one transaction: 200 where there was none.
+
+        The receipt is of the last.
+        """
+        _check_wait(wait, dry_run=body.dry_run)
         if body.dry_run:
             check_reason(body.reason)
             response.status_code = 200
             return RevocationsPreviewOut.of(await sweeping.preview(body.which, body.after))
         swept = await sweeping.revoke(body.which, body.reason, body.after)
         response.status_code = 201 if swept.count else 200
-        return RevocationsOut.of(swept)
+        return await _received(receipts, RevocationsOut.of(swept), swept.last_seq, wait)
+
+    @router.post("/cutoffs", status_code=201, responses={200: {"model": PreviewOut}})
+    async def cut_off(body: NewCutoff, response: Response, wait: _Wait = None) -> RevocationOut | PreviewOut:
+        """End all that was issued to a subject, an application or everyone until now, or until an earlier time."""
+        _check_wait(wait, dry_run=body.dry_run)
+        if body.dry_run:
+            check_reason(body.reason)
+            return _answer(await revoking.preview_cutoff(body.target, body.issuer, body.before_ms), response)
+        answer = _answer(await revoking.cut_off(body.target, body.issuer, body.before_ms, body.reason), response)
+        return await _received(receipts, answer, answer.seq, wait)
+
+    _add_reading(router, authority)
+
+
+def _add_reading(router: APIRouter, authority: Authority) -> None:
+    reading, receipts = authority.reading, authority.receipts
 
     @router.get("/revocations")
     async def list_revocations(query: Annotated[EntriesQuery, Query()]) -> EntriesOut:
@@ -52,17 +90,31 @@ def add_revocations(router: APIRouter, authority: Authority) -> None:
         return EntriesOut.of(await reading.entries(kind, query.id, query.issuer, query.after, query.limit))
 
     @router.get("/revocations/{seq:int}")
-    async def read_revocation(seq: Annotated[int, Path(ge=1, le=MAX_MS)]) -> EntryOut:
+    async def read_revocation(seq: _Seq) -> EntryOut:
         """One entry of the ledger."""
         return EntryOut.of(await reading.entry(seq))
 
-    @router.post("/cutoffs", status_code=201, responses={200: {"model": PreviewOut}})
-    async def cut_off(body: NewCutoff, response: Response) -> RevocationOut | PreviewOut:
-        """End all that was issued to a subject, an application or everyone until now, or until an earlier time."""
-        if body.dry_run:
-            check_reason(body.reason)
-            return _answer(await revoking.preview_cutoff(body.target, body.issuer, body.before_ms), response)
-        return _answer(await revoking.cut_off(body.target, body.issuer, body.before_ms, body.reason), response)
+    @router.get("/revocations/{seq:int}/receipt")
+    async def read_receipt(seq: _Seq, wait: _Wait = None) -> ReceiptOut:
+        """Who enforces an entry: at once, or when all do."""
+        return ReceiptOut.of(await receipts.of(seq, wait or 0.0))
+
+
+def _check_wait(wait: float | None, *, dry_run: bool) -> None:
+    if wait is not None and dry_run:
+        raise InvalidValueError("a dry run makes no entry, and there is nothing to wait for")
+
+
+async def _received(receipts: Receipts, done: _Done, seq: int | None, wait: float | None) -> _Done:
+    """Return the answer with its receipt, where somebody would wait for one and there is an entry."""
+    if wait is None or seq is None:
+        return done
+    try:
+        receipt = ReceiptOut.of(await receipts.of(seq, wait))
+    except AuthorityError as error:
+        _log.warning("entry %d has no receipt: %s", seq, error, extra={"code": error.code})
+        return done
+    return done.model_copy(update={"receipt": receipt})
 
 
 async def _revoked(revoking: Revoking, body: NewRevocation) -> Revocation | Preview:

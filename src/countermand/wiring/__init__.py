@@ -149,7 +149,7 @@ def connect(
     log, believed = _log_at(url, api_key, pin)
     replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
     requirements = Requirements.of(required_scopes=required_scopes)
-    reporter = Reporter(replica, f"rep_{os.urandom(16).hex()}", log.report) if isinstance(log, HttpLog) else None
+    reporter = Reporter(replica, new_replica_id(), log.report) if isinstance(log, HttpLog) else None
     return following_guard(
         keys_of(issuer),
         replica,
@@ -170,6 +170,11 @@ def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, 
     if is_exposed(url):
         _log.warning("the authority %s is not on https: whoever is on the way can read the API key", url)
     return log, parse_pin(pin)
+
+
+def new_replica_id() -> str:
+    """Return an id for a replica that begins now."""
+    return f"rep_{os.urandom(16).hex()}"
 
 
 def redis_log(url: str) -> "RedisLog":
@@ -194,8 +199,17 @@ def following_guard(
     requirements: Requirements = NOTHING_REQUIRED,
     reporter: Reporter | None = None,
 ) -> Guard:
-    """Return a guard that keeps `replica` on `log`, and hears of what is applied. Raises: ConfigurationError."""
-    guard: Guard = Guard(
+    """Return a guard that keeps `replica` on `log`, and hears of what is applied, as `reporter` does.
+
+    Raises: ConfigurationError.
+    """
+
+    def on_applied(applied: Sequence[Entry]) -> None:
+        guard.on_applied(applied)
+        if reporter is not None:
+            reporter.on_applied(applied)
+
+    guard = Guard(
         keys,
         replica,
         issuer=issuer,
@@ -203,7 +217,7 @@ def following_guard(
         clock_s=time.time,
         random=os.urandom,
         requirements=requirements,
-        background=Following(follower(replica, log, lambda applied: guard.on_applied(applied)), reporter),  # noqa: PLW0108 - made later
+        background=Following(follower(replica, log, on_applied), reporter),
     )
     return guard
 

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +16,11 @@ from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys, write_secret
 from countermand.authority.ledger import Ledger
 from countermand.authority.minting import Policy
-from countermand.authority.model import Role
+from countermand.authority.model import ReplicaReport, Role
 from countermand.authority.postgres import PostgresDatabase
 from countermand.authority.reader import LedgerReader
 from countermand.authority.relay import Relay
+from countermand.authority.replicas import OWN_KEY
 from countermand.authority.service import Authority
 from countermand.authority.source import Source, Stream
 from countermand.authority.sqlite import SqliteDatabase
@@ -29,10 +30,11 @@ from countermand.errors import AuthorityError, DataError
 from countermand.log.checkpoint import Pin
 from countermand.log.state import LogState
 from countermand.replica.replica import MAX_STALENESS_S, Replica
+from countermand.replica.report import Reporter
 from countermand.settings import AuthoritySettings, DataDir
 from countermand.tokens.jwks import KeySet
 from countermand.transport.http import check_url
-from countermand.wiring import following_guard, redis_log, system_clock
+from countermand.wiring import following_guard, new_replica_id, redis_log, system_clock
 from countermand.wiring.tasks import beside
 
 
@@ -55,10 +57,18 @@ class RunningAuthority:
         return self.keys.pin
 
     def guard(self, audience: str, *, max_staleness_s: float = MAX_STALENESS_S) -> Guard:
-        """Return a guard for this very process: it follows the ledger itself, and is handed the keys."""
+        """Return a guard for this very process: it follows the ledger itself, is handed the keys, and reports."""
         replica = Replica(LogState(self.pin), system_clock, max_staleness_s=max_staleness_s, local=True)
         self.heartbeat.sign_soon()  # what was signed before the replica's start does not count for it
-        return following_guard(_OwnKeys(self.keys), replica, self.log, issuer=self.issuer, audience=audience)
+        reporter = Reporter(replica, new_replica_id(), self._report)
+        return following_guard(
+            _OwnKeys(self.keys), replica, self.log, issuer=self.issuer, audience=audience, reporter=reporter
+        )
+
+    async def _report(self, said: Mapping[str, Any]) -> None:
+        """Take the report of a replica in this process. What it has applied proves nothing that we have not signed."""
+        own = {name: value for name, value in said.items() if name != "proof"}
+        await self.service.replicas.report(OWN_KEY, ReplicaReport(**own))
 
 
 class _OwnKeys:
@@ -104,7 +114,7 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             listening = database.listen(heartbeat.heard)
             async with (
                 beside(heartbeat.run(), stop=heartbeat.close),
-                beside(listening, rotating, access.run(), *relays, service.cleaning.run()),
+                beside(listening, rotating, access.run(), service.replicas.run(), *relays, service.cleaning.run()),
             ):
                 yield RunningAuthority(service, access, heartbeat, log, keys, issuer, await ledger.count())
         finally:

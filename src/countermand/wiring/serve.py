@@ -44,6 +44,7 @@ async def serve_authority(settings: AuthoritySettings) -> AsyncIterator[tuple[Ru
                     yield authority, url
                 finally:
                     authority.heartbeat.close()  # ends every feed, so that the server has nothing to wait for
+                    authority.service.receipts.close()  # and every wait
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 anchors       applications, sessions, agents, grants, delegations, the tree
 mandates      minted on a session, or in exchange
 revocations   and cutoffs, and what they reach
+receipts      who enforces one
 ledger        its recovery
 keys          for the API, and of applications
 signing_keys  of the authority itself

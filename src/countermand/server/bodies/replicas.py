@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field
 
 from countermand.authority.model import ReportedReplica
+from countermand.log.anchor import Rev
 from countermand.log.codec import MAX_MS
 from countermand.server.bodies.parts import Body, Time
 
@@ -24,7 +25,10 @@ class NewReport(Body):
 
 
 class ReplicaOut(BaseModel):
-    """`key_id` is the API key that it reports with; it is `live` if it did so within the last minute."""
+    """`key_id` is the API key that it reports with, empty in the authority's own process.
+
+    It is `live` if it did so within the last minute, and `behind` by so many entries as far as it has said.
+    """
 
     replica_id: str
     key_id: str
@@ -35,13 +39,15 @@ class ReplicaOut(BaseModel):
     max_staleness_ms: int
     reported_at: Time
     live: bool
+    behind: int
 
     @classmethod
-    def of_report(cls, reported: ReportedReplica, *, live: bool) -> Self:
+    def of_report(cls, reported: ReportedReplica, *, live: bool, head: Rev) -> Self:
         """Return what the API says of a replica."""
         said = asdict(reported.report)
+        behind = max(0, head.seq - reported.report.seq)
         return cls.model_validate(
-            said | {"key_id": reported.key_id, "reported_at": reported.reported_at_ms, "live": live}
+            said | {"key_id": reported.key_id, "reported_at": reported.reported_at_ms, "live": live, "behind": behind}
         )
 
 

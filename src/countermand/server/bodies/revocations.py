@@ -17,6 +17,7 @@ from countermand.server.bodies.parts import (
     TimeOrNone,
     ms_of,
 )
+from countermand.server.bodies.receipts import ReceiptOut
 
 
 def _by_text(counts: Mapping[Kind, int]) -> dict[str, int]:
@@ -62,6 +63,12 @@ class PreviewOut(Answer):
     reach: ReachOut
 
 
+class _WaitedFor(Answer):
+    """For whoever asked with `wait`: who enforces it; left out where that could not be found out."""
+
+    receipt: Annotated[ReceiptOut | None, Field(exclude_if=lambda receipt: receipt is None)] = None
+
+
 class _RevokedOut(Answer):
     """What was revoked, and by which entry of the ledger."""
 
@@ -74,7 +81,7 @@ class _RevokedOut(Answer):
     revoked_at: Annotated[Time, Field(validation_alias="at_ms")]
 
 
-class RevocationOut(_RevokedOut):
+class RevocationOut(_WaitedFor, _RevokedOut):
     """`seq` is the entry of the ledger: whoever has applied it enforces this."""
 
     is_new: bool
@@ -92,7 +99,7 @@ class EntriesOut(PageOut[EntryOut]):
     pass
 
 
-class RevocationsOut(Answer):
+class RevocationsOut(_WaitedFor):
     """What has ended: `count` entries, from `first_seq` to `last_seq`. Unless `next` is null there is more: go on."""
 
     count: int
