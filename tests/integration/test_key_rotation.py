@@ -47,7 +47,7 @@ async def service(running: Running, pin: Pin, *, reports: bool = True) -> AsyncI
     log = HttpLog(running.url, running.replica_key)
     replica = Replica(LogState(pin), system_clock, max_staleness_s=4)
     issuer = running.authority.issuer
-    reporter = Reporter(replica, "rep_one", log.report) if reports else None
+    reporter = Reporter(replica, lambda: "rep_one", log.report) if reports else None
     guard = following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=AUDIENCE, reporter=reporter)
     async with guard:
         one = Service(replica, guard)

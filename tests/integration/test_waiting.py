@@ -33,7 +33,7 @@ async def replica_at(running: Running, replica_id: str, *, best_effort: bool = F
     """Run a resource server's guard that reports as `replica_id`; the authority has heard of it."""
     log = HttpLog(running.url, running.replica_key)
     replica = Replica(LogState(running.authority.pin), system_clock, best_effort=best_effort)
-    reporter = Reporter(replica, replica_id, log.report)
+    reporter = Reporter(replica, lambda: replica_id, log.report)
     issuer = running.authority.issuer
     guard = following_guard(keys_of(issuer), replica, log, issuer=issuer, audience=AUDIENCE, reporter=reporter)
     async with guard:

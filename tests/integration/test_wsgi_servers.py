@@ -190,6 +190,7 @@ class _Forking:
 @pytest.mark.parametrize("used", ["used", "unused"])
 async def test_a_service_that_forks_is_guarded_in_parent_and_child(shared: Running, used: str) -> None:
     (ended, ended_token), (_, good_token) = [await new_subject(shared, name, SERVICE) for name in ("alice", "bob")]
+    before = len(await shared.authority.service.replicas.all())
     service = _Forking(shared, used)
 
     async def child_refuses() -> bool:
@@ -205,3 +206,8 @@ async def test_a_service_that_forks_is_guarded_in_parent_and_child(shared: Runni
         assert await service.serve("") == "child 401 Unauthorized"
         assert await service.serve(good_token) == "parent 200 OK"
         assert await service.end() == (0, "")
+
+    async def are_two() -> bool:
+        return len(await shared.authority.service.replicas.all()) - before == 2
+
+    await until(are_two, "each process is a replica of its own")

@@ -21,7 +21,7 @@ class _Telling:
         self.told: list[tuple[float, object]] = []
         self.fails = False
         self.took_s = 0.0
-        self.reporter = Reporter(self.world.replica, "rep_1", self._send)
+        self.reporter = Reporter(self.world.replica, lambda: "rep_1", self._send)
 
     @property
     def times_s(self) -> list[float]:

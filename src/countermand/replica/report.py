@@ -25,11 +25,14 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports on `replica`, as `replica_id`, by `send`. Its follower says by `on_applied` when there is news."""
+    """Reports on `replica`, by `send`. Its follower says by `on_applied` when there is news.
 
-    def __init__(self, replica: Replica, replica_id: str, send: Send) -> None:
+    `new_id` gives the id under which it reports from `run` on: a process that forks has as many replicas as children.
+    """
+
+    def __init__(self, replica: Replica, new_id: Callable[[], str], send: Send) -> None:
         self._replica = replica
-        self._replica_id = replica_id
+        self._new_id = new_id
         self._send = send
         self._applied = asyncio.Event()
         self._failure: str | None = None
@@ -41,11 +44,12 @@ class Reporter:
     async def run(self) -> None:
         """Report, for ever."""
         self._applied = asyncio.Event()  # of this event loop
+        replica_id = self._new_id()
         pause_s = LEAST_S
         while True:
             keyset = self._replica.state.pin.version
             self._applied.clear()
-            is_told = await self._report()
+            is_told = await self._report(replica_id)
             pause_s = LEAST_S if is_told else min(2 * pause_s, EVERY_S)
             await asyncio.sleep(pause_s)
             if is_told:
@@ -61,9 +65,9 @@ class Reporter:
                     await self._applied.wait()
                     return
 
-    async def _report(self) -> bool:
+    async def _report(self, replica_id: str) -> bool:
         try:
-            await self._send({"replica_id": self._replica_id} | self._replica.report())
+            await self._send({"replica_id": replica_id} | self._replica.report())
         except CountermandError as error:
             if error.code != self._failure:
                 _log.warning("the authority cannot be told about this replica: %s", error, extra={"code": error.code})

@@ -149,7 +149,7 @@ def connect(
     log, believed = _log_at(url, api_key, pin)
     replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
     requirements = Requirements.of(required_scopes=required_scopes)
-    reporter = Reporter(replica, new_replica_id(), log.report) if isinstance(log, HttpLog) else None
+    reporter = Reporter(replica, new_replica_id, log.report) if isinstance(log, HttpLog) else None
     return following_guard(
         keys_of(issuer),
         replica,

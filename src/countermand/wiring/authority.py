@@ -60,7 +60,7 @@ class RunningAuthority:
         """Return a guard for this very process: it follows the ledger itself, is handed the keys, and reports."""
         replica = Replica(LogState(self.pin), system_clock, max_staleness_s=max_staleness_s, local=True)
         self.heartbeat.sign_soon()  # what was signed before the replica's start does not count for it
-        reporter = Reporter(replica, new_replica_id(), self._report)
+        reporter = Reporter(replica, new_replica_id, self._report)
         return following_guard(
             _OwnKeys(self.keys), replica, self.log, issuer=self.issuer, audience=audience, reporter=reporter
         )
