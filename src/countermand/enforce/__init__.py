@@ -11,5 +11,6 @@ resource      what a resource says of itself (RFC 9728)
 trace         what was decided, as records of a log; the id of a request
 asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
+forward_auth  what a proxy asks about each request
 authenticate  the documented face
 """

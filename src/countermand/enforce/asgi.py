@@ -28,11 +28,6 @@ POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
 
 _BEGIN: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_METADATA: Final = (
-    (b"content-type", b"application/json"),
-    (b"cache-control", b"public, max-age=300"),
-    (b"access-control-allow-origin", b"*"),  # clients in browsers look for it too
-)
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +64,8 @@ class GuardMiddleware:
         id_ = scope[REQUEST_ID_KEY] = self._id(scope)
         send = _with_id(id_, send)
         resource = self._guard.resource
-        if resource is not None and scope.get("path") == resource.path and scope.get("method") in {"GET", "HEAD"}:
-            await _answer(scope, send, 200, _METADATA, resource.metadata)
+        if resource is not None and resource.is_asked(scope):
+            await _answer(scope, send, 200, resource.headers, resource.metadata)
             return
         gate = Gate(scope, receive, send)
         asking = Asking(self._guard, self._requirements, scope, gate)

@@ -6,7 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Self
 
+from countermand.enforce.gate import Scope
+
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
+
+_HEADERS: Final = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"public, max-age=300"),
+    (b"access-control-allow-origin", b"*"),  # clients in browsers look for it too
+)
 
 _URL = re.compile(r"(?=[\x21\x23-\x5b\x5d-\x7e]+\Z)(?P<origin>https?://[^/?#]+)(?P<path>/[^?#]*)?")
 """Of what may stand in a quoted string."""
@@ -38,3 +46,12 @@ class ProtectedResource:
         }
         said = json.dumps({name: value for name, value in members.items() if value}, separators=(",", ":"))
         return cls(path, f"{url['origin']}{path}", said.encode())
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of the answer that brings the document."""
+        return [*_HEADERS, (b"content-length", str(len(self.metadata)).encode())]
+
+    def is_asked(self, scope: Scope) -> bool:
+        """Whether a request is one for the document, which anybody may read."""
+        return scope.get("path") == self.path and scope.get("method") in {"GET", "HEAD"}
