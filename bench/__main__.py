@@ -13,6 +13,7 @@ from bench import (
     cold_start,
     consume,
     decide,
+    forward_auth,
     growth,
     lookup,
     memory,
@@ -43,6 +44,7 @@ def _measure() -> Iterator[list[Row]]:
     yield throughput.measure()
     yield growth.measure()
     yield propagation.measure()
+    yield forward_auth.measure()
     consumed = consume.measure()
     yield consumed
     yield catch_up.measure()

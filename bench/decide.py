@@ -37,7 +37,7 @@ def measure(log: BenchLog, peers: Peers) -> list[Row]:
     """Return rows for a warm and for a cold decision."""
     private = ec.generate_private_key(ec.SECP256R1())
     key, public = SigningKey(private), private.public_key()
-    texts = [mint(_claims(), key) for _ in range(TOKENS)]
+    texts = [mint(claims(), key) for _ in range(TOKENS)]
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     peers.call("prepare_verify", pem.decode(), ISSUER, AUDIENCE, texts)
     keys = KeySet((key.verifying_key(),))
@@ -53,7 +53,7 @@ def measure(log: BenchLog, peers: Peers) -> list[Row]:
         } | peers.contenders({PYJWT: ("verify",)})
         medians = race(contenders, before=log.heartbeat)
         log.cut_off("subject:bob")
-        behind = _guard(JwksCache(partial(_fetch, keys), time.monotonic), log)
+        behind = _guard(JwksCache(partial(fetched, keys), time.monotonic), log)
         bad_day = {
             "admitted": lambda: runner.run(_admit(behind, texts[0])),
             SIGNATURE: lambda: _verify(public, texts),
@@ -72,7 +72,8 @@ def measure(log: BenchLog, peers: Peers) -> list[Row]:
     ]
 
 
-async def _fetch(keys: KeySet) -> bytes:
+async def fetched(keys: KeySet) -> bytes:
+    """Return what an issuer with these keys publishes."""
     return keys.to_json()
 
 
@@ -87,8 +88,8 @@ async def _admit(guard: Guard, text: str) -> float:
     return (time.perf_counter() - began_s) / REPEATS
 
 
-def _claims() -> MandateClaims:
-    """A mandate of a delegated agent, with four ancestors."""
+def claims() -> MandateClaims:
+    """Return a mandate of a delegated agent, with four ancestors."""
     path = new_anchors(4).path
     session, agent, edge = (anchor.id for anchor in path[:3])
     now_s = int(time.time())
