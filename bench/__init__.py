@@ -13,12 +13,13 @@ Every claim is a ratio against a peer in the same run: medians of many rounds, i
     cascade      until a revocation that ends ten thousand others is answered
     propagation  from the answer of a revocation to the rejection, and to the closed stream
     reports      what it costs an authority that replicas report
+    forward_auth questions of a proxy per second of CPU, over HTTP
 
 Over a real Redis, which it starts:
 
     shared            that Redis, and the published store and consumer on it
     documented_redis  what runs in the published packages' environment
-    process           processes of the bench's own: `authority`, `replicas`
+    process           processes of the bench's own: `authority`, `replicas`, `forward_auth_server`
     ask               one token's anchors: the published store, ours, a replica
     consume           documented messages applied a second
     catch_up          entries a replica takes a second, end to end

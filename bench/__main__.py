@@ -14,6 +14,7 @@ from bench import (
     cold_start,
     consume,
     decide,
+    forward_auth,
     growth,
     lookup,
     memory,
@@ -48,6 +49,7 @@ def _measure() -> Iterator[list[Row]]:
     yield propagation.measure()
     yield streams.measure()
     yield reports.measure()
+    yield forward_auth.measure()
     consumed = consume.measure()
     yield consumed
     yield catch_up.measure()

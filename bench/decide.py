@@ -44,7 +44,7 @@ class Issuer:
 
     def tokens(self, count: int) -> list[str]:
         """Return new mandates."""
-        return [mint(_claims(), self._key) for _ in range(count)]
+        return [mint(claims(), self._key) for _ in range(count)]
 
     def guard(self, log: BenchLog, keys: KeySource | None = None) -> Guard:
         """Return a guard that has seen no token yet."""
@@ -70,7 +70,7 @@ def measure(log: BenchLog, peers: Peers) -> list[Row]:
         } | peers.contenders({PYJWT: ("verify",)})
         medians = race(contenders, before=log.heartbeat)
         log.cut_off("subject:bob")
-        behind = issuer.guard(log, JwksCache(partial(_fetch, issuer.keys), time.monotonic))
+        behind = issuer.guard(log, JwksCache(partial(fetched, issuer.keys), time.monotonic))
         bad_day = {
             "admitted": lambda: runner.run(_admit(behind, texts[0])),
             SIGNATURE: lambda: _verify(public, texts),
@@ -89,7 +89,8 @@ def measure(log: BenchLog, peers: Peers) -> list[Row]:
     ]
 
 
-async def _fetch(keys: KeySet) -> bytes:
+async def fetched(keys: KeySet) -> bytes:
+    """Return what an issuer with these keys publishes."""
     return keys.to_json()
 
 
@@ -104,8 +105,8 @@ async def _admit(guard: Guard, text: str) -> float:
     return (time.perf_counter() - began_s) / REPEATS
 
 
-def _claims() -> MandateClaims:
-    """A mandate of a delegated agent, with four ancestors."""
+def claims() -> MandateClaims:
+    """Return a mandate of a delegated agent, with four ancestors."""
     path = new_anchors(4).path
     session, agent, edge = (anchor.id for anchor in path[:3])
     now_s = int(time.time())

@@ -23,6 +23,7 @@ from countermand.errors import ConfigurationError
 DEFAULT_DATA_DIR: Final = ".countermand"
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8420
+FORWARD_AUTH_PORT: Final = 8421
 DEFAULT_MANDATE_S: Final = 900
 DEFAULT_RETENTION_DAYS: Final = 30
 MIN_HMAC_BYTES: Final = 16
@@ -141,6 +142,40 @@ class ClientSettings:
                 "or set COUNTERMAND_URL and COUNTERMAND_API_KEY"
             )
         return cls(url, api_key, pin)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """What a replica follows, and what it believes. `issuer` is whose mandates a guard over it accepts."""
+
+    url: str = field(repr=False)  # a Redis's may hold a password
+    issuer: str
+    api_key: str | None = field(repr=False)
+    pin: str | None
+
+    @classmethod
+    def read(
+        cls, url: str | None, issuer: str | None, data_dir: Path | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Self:
+        """Return what the arguments say, then the environment; without a URL there, what the data directory says.
+
+        Raises:
+            ConfigurationError: something is missing. A key of the data directory goes to the authority that is there,
+                and to no other.
+        """
+        url = url or environ.get("COUNTERMAND_URL") or None
+        issuer = issuer or environ.get("COUNTERMAND_ISSUER") or None
+        api_key, pin = environ.get("COUNTERMAND_API_KEY") or None, environ.get("COUNTERMAND_PIN") or None
+        if url is None:
+            data = find_data_dir(data_dir, environ)
+            url, api_key, pin = _line(data.url), api_key or _line(data.replica_key), pin or _line(data.pin)
+            if url is None:
+                raise ConfigurationError(
+                    f"no authority has run in {data.path}: name one with --url, or set COUNTERMAND_URL"
+                )
+        if issuer is None and not url.startswith(("http://", "https://")):
+            raise ConfigurationError("only an authority is its own issuer: name the issuer with --issuer")
+        return cls(url, issuer or url, api_key, pin)
 
 
 def find_data_dir(chosen: Path | None, environ: Mapping[str, str] = os.environ) -> DataDir:

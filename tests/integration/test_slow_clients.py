@@ -10,7 +10,7 @@ import pytest
 
 from countermand.server import limit
 from countermand.transport.http import open_client
-from countermand.wiring import serve
+from countermand.wiring import protocols
 from tests.integration.problems import refused
 from tests.running import DEADLINE_S, Running
 
@@ -74,7 +74,7 @@ async def _connected(running: Running) -> AsyncIterator[Client]:
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HEAD_S", LIMIT_S)
+    monkeypatch.setattr(protocols, "HEAD_S", LIMIT_S)
     monkeypatch.setattr(limit, "BODY_S", LIMIT_S)
 
 

@@ -2,6 +2,7 @@
 
 app          the verbs together, and their exit codes
 running      up, demo
+guarding     forward-auth
 looking      sessions, tree, tail
 revoking     revoke, cutoff
 receipts     who enforces what they revoke, and replicas

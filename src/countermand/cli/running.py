@@ -8,16 +8,23 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from countermand.cli.terminal import DataDirOption, JsonOption, run, say, say_json, until_signalled
+from countermand.cli.terminal import (
+    DataDirOption,
+    HostOption,
+    JsonOption,
+    PortOption,
+    run,
+    say,
+    say_json,
+    until_signalled,
+)
 from countermand.settings import DEFAULT_HOST, DEFAULT_PORT, AuthoritySettings
 
 
 def up(
     *,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = DEFAULT_HOST,
-    port: Annotated[
-        int, typer.Option(help="The port to listen on; 0 for any free one.", min=0, max=65535)
-    ] = DEFAULT_PORT,
+    host: HostOption = DEFAULT_HOST,
+    port: PortOption = DEFAULT_PORT,
     data_dir: DataDirOption = None,
     redis: Annotated[
         str | None, typer.Option(help="A Redis to publish revocations on, as a URL.", envvar="COUNTERMAND_REDIS_URL")

@@ -34,6 +34,21 @@ DataDirOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
 IssuerOption = Annotated[str, typer.Option(help="Whose it is, where it is another issuer's.")]
+HostOption = Annotated[str, typer.Option(help="The address to listen on.")]
+PortOption = Annotated[int, typer.Option(help="The port to listen on; 0 for any free one.", min=0, max=65535)]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(help="The authority, or its Redis, to follow.  [COUNTERMAND_URL, else what the data directory says]"),
+]
+MintedByOption = Annotated[
+    str | None,
+    typer.Option("--issuer", help="Who mints the tokens.  [COUNTERMAND_ISSUER, else the authority that is followed]"),
+]
+AudienceOption = Annotated[str, typer.Option(help="Whom the tokens are for.")]
+ScopeOption = Annotated[list[str] | None, typer.Option(help="A scope that every token needs; may be given again.")]
+MaxStalenessOption = Annotated[
+    float, typer.Option(help="Refuse when what is known is older, in seconds; over 2.", metavar="SECONDS")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what it would reach.")]
 
 

@@ -17,5 +17,6 @@ wsgi          the guard before a WSGI app
 mcp           for servers made with the official MCP SDK
 fastmcp       for FastMCP servers
 fastapi       for FastAPI apps: a dependency
+forward_auth  what a proxy asks about each request
 authenticate  the documented face
 """

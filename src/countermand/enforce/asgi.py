@@ -28,12 +28,6 @@ POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
 
 _BEGIN: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-METADATA_HEADERS: Final = {
-    "content-type": "application/json",
-    "cache-control": "public, max-age=300",
-    "access-control-allow-origin": "*",  # clients in browsers look for it too
-}
-
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +64,7 @@ class GuardMiddleware:
         send = _with_id(id_, send)
         resource = self._guard.resource
         if resource is not None and resource.is_asked_for(scope.get("method"), scope.get("path")):
-            await _answer(scope, send, 200, METADATA_HEADERS.items(), resource.metadata)
+            await _answer(scope, send, 200, resource.headers, resource.metadata)
             return
         gate = Gate(scope, receive, send)
         asking = Asking(self._guard, self._requirements, scope, gate)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from countermand.enforce.bearer import extract_bearer
-from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.bearer import TWO_HEADERS, extract_bearer
+from countermand.enforce.decision import Deny, Requirements
 from countermand.enforce.gate import Gate, Scope
 from countermand.enforce.trace import REQUEST_ID_KEY, Outcome
 from countermand.errors import DeniedError
@@ -64,10 +64,8 @@ class Asking:
         scope, id_ = self._scope, self._scope[REQUEST_ID_KEY]
         headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         if len(headers) > 1:
-            description = "the request carries more than one Authorization header"
-            denial = Deny.of(Code.INVALID_TOKEN, description=description, reason="two_headers")
-            self.guard.trace.tell(Outcome.DENIED, id_, denial)
-            return denial
+            self.guard.trace.tell(Outcome.DENIED, id_, TWO_HEADERS)
+            return TWO_HEADERS
         token = extract_bearer(headers[0].decode("latin-1") if headers else None)
         admitted = await self.guard.admit(token, self._requirements, id_)
         if isinstance(admitted, Deny):

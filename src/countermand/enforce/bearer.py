@@ -12,6 +12,10 @@ from countermand.enforce.decision import Code, Deny
 
 RETRY_AFTER_S: Final = 1
 
+TWO_HEADERS: Final = Deny.of(
+    Code.INVALID_TOKEN, description="the request carries more than one Authorization header", reason="two_headers"
+)
+
 _UNQUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 
 

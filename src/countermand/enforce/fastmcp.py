@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from countermand.enforce.asgi import METADATA_HEADERS, GuardMiddleware
+from countermand.enforce.asgi import GuardMiddleware
 from countermand.enforce.asking import asking
 from countermand.enforce.guard import Guard
 from countermand.enforce.mcp import token_fields
@@ -53,7 +53,7 @@ class MandateAuth(AuthProvider):
             return []
 
         async def tell(_request: Request) -> Response:
-            return Response(resource.metadata, headers=METADATA_HEADERS)
+            return Response(resource.metadata, headers=dict(resource.headers))
 
         return [Route(resource.path, tell)]
 

@@ -8,6 +8,12 @@ from typing import Final, Self
 
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 
+_HEADERS: Final = (
+    ("content-type", "application/json"),
+    ("cache-control", "public, max-age=300"),
+    ("access-control-allow-origin", "*"),  # clients in browsers look for it too
+)
+
 _URL = re.compile(r"(?=[\x21\x23-\x5b\x5d-\x7e]+\Z)(?P<origin>https?://[^/?#]+)(?P<path>/[^?#]*)?")
 """Of what may stand in a quoted string."""
 
@@ -38,6 +44,11 @@ class ProtectedResource:
         }
         said = json.dumps({name: value for name, value in members.items() if value}, separators=(",", ":"))
         return cls(path, f"{url['origin']}{path}", said.encode())
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The headers of the answer that brings the document."""
+        return (*_HEADERS, ("content-length", str(len(self.metadata))))
 
     def is_asked_for(self, method: object, path: object) -> bool:
         """Whether that is a request for the document. Anybody may have it."""

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
@@ -49,8 +49,13 @@ def is_request_id(text: str) -> bool:
 
 def request_id(headers: Iterable[tuple[bytes, bytes]], random: Callable[[int], bytes]) -> str:
     """Return the id that the caller gave, if it gave one and it is one; else a new one."""
-    given = [value.decode("latin-1") for name, value in headers if name.lower() == HEADER]
-    return given[0] if len(given) == 1 and is_request_id(given[0]) else random(ID_BYTES).hex()
+    return id_among([value for name, value in headers if name.lower() == HEADER], random)
+
+
+def id_among(given: Sequence[bytes], random: Callable[[int], bytes]) -> str:
+    """Return the same, where these are the values of HEADER."""
+    id_ = given[0].decode("latin-1") if len(given) == 1 else ""
+    return id_ if is_request_id(id_) else random(ID_BYTES).hex()
 
 
 class Outcome(StrEnum):

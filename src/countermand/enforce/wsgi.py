@@ -17,7 +17,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar, Unpack
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from countermand.enforce.asgi import METADATA_HEADERS
 from countermand.enforce.asking import MANDATE_KEY
 from countermand.enforce.bearer import extract_bearer, refusal
 from countermand.enforce.decision import Deny, RequirementOptions, Requirements
@@ -65,7 +64,7 @@ class GuardWsgiMiddleware:
         resource = self._guard.resource
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         if resource is not None and resource.is_asked_for(environ.get("REQUEST_METHOD"), path):
-            return [gate.answer(200, METADATA_HEADERS.items(), resource.metadata)]
+            return [gate.answer(200, resource.headers, resource.metadata)]
         if not self._on_demand and gate.admit() is not None:
             return _Answer(gate, ())
         environ["wsgi.input"] = _Input(gate, environ["wsgi.input"])

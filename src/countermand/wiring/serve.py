@@ -7,22 +7,20 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from countermand.enforce.asgi import ASGIApp, Receive, Scope, Send
 from countermand.errors import ConfigurationError
 from countermand.server.app import create_app
 from countermand.settings import AuthoritySettings
 from countermand.wiring.authority import RunningAuthority, run_authority
+from countermand.wiring.protocols import H11, HeadsOnly
 from countermand.wiring.tasks import beside
 
 GRACE_S: Final = 2
 """What a request may still take when we stop; then it is ended."""
-HEAD_S: Final = 10.0
-"""For a request's head, from its first byte; for the first request, from when the connection is made."""
 BACKLOG: Final = 512
 
 
@@ -64,40 +62,6 @@ def bound(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         yield listener, f"http://{name}:{bound_port}"
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 that closes the connection of whoever owes us the rest of a request for HEAD_S.
-
-    That is the head, and what still comes of a body after its answer: uvicorn waits for both for ever. A body that is
-    being read has its reader's limit, and between two requests uvicorn's own holds until the next one begins.
-    """
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        # While a request is not answered it is we who owe. Before the first head there is none, whatever its type says.
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
-            self._unwatch()
-        else:
-            self._deadline = self._deadline or self.loop.call_later(HEAD_S, self.transport.close)
-
-    def _unwatch(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
 class _Server(uvicorn.Server):
     """A server that leaves signals to whoever runs it, and says when it has begun."""
 
@@ -115,8 +79,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve `app` on `listener`, once it has started, until the block ends."""
+async def serving(
+    app: ASGIApp, listener: socket.socket, protocol: type[H11] | type[HeadsOnly] = H11, **options: Any
+) -> AsyncIterator[None]:
+    """Serve `app` on `listener`, once it has started, until the block ends. `options` are uvicorn's, before ours."""
 
     async def until_stopped(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -125,16 +91,14 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
             if not server.should_exit:
                 raise  # at our own end it is what GRACE_S says, and no failure of the app
 
-    config = uvicorn.Config(
-        until_stopped,
-        http=_Protocol,  # h11 bounds a request's head at 64 KiB; httptools does not
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = _Server(config)
+    ours = {
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": GRACE_S,
+    }
+    server = _Server(uvicorn.Config(until_stopped, http=protocol, **(ours | options)))
     async with beside(server.serve([listener]), stop=partial(setattr, server, "should_exit", True)):
         await server.tried_to_start.wait()
         if not server.started:
