@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import psycopg
 from psycopg import sql
 
-from tests.redis_server import _free_port, not_run
+from tests.redis_server import free_port, not_run
 
 START_S: Final = 30.0
 SUPERUSER: Final = "postgres"
@@ -61,7 +61,7 @@ class PostgresServer:
 
     def __init__(self, *, in_memory: bool = False, **settings: object) -> None:
         self.settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", **settings}
-        self.port = _free_port()
+        self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="countermand-postgres-", dir=_memory() if in_memory else None))
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from tests.redis_server import _free_port, not_run
+from tests.redis_server import free_port, not_run
 
 DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 START_S: Final = 10.0
@@ -23,7 +23,7 @@ KINDS: Final[tuple[Kind, ...]] = ("nginx", "caddy")
 @contextmanager
 def proxy_running(kind: Kind, path: Path, *, auth: int, service: int) -> Iterator[int]:
     """Run a proxy between clients and two ports of loopback, with its files in `path`; give the port it listens on."""
-    port = _free_port()
+    port = free_port()
     ports = {"8080": port, "127.0.0.1:8421": f"127.0.0.1:{auth}", "127.0.0.1:9000": f"127.0.0.1:{service}"}
     command = (_nginx if kind == "nginx" else _caddy)(path, {given: str(used) for given, used in ports.items()})
     log = path / f"{kind}.log"

@@ -92,7 +92,7 @@ class RedisServer:
         self.path = path
         self.options = options
         self.program = program
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -194,6 +194,6 @@ def _answers(client: Any) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -52,7 +52,7 @@ class ClusterNode(RedisServer):
     def __init__(self, path: Path, *options: str) -> None:
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
         super().__init__(path, *own, *_IN_STEP_SOON, *options)
-        self.port = _free_port_with_bus()
+        self.port = free_port_with_bus()
 
     @property
     def id(self) -> str:
@@ -276,7 +276,7 @@ def _monitoring(port: int, sentinels: int) -> list[str]:
     ]
 
 
-def _free_port_with_bus() -> int:
+def free_port_with_bus() -> int:
     chance = random.SystemRandom()
     while True:
         port = chance.randrange(20_000, 32_000)  # below those that the system gives to others

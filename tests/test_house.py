@@ -38,7 +38,7 @@ ONE_ROOM_EACH = {
     "starlette": {"server", "enforce"},
     "mcp": {"enforce"},
     "fastmcp": {"enforce"},
-    "prometheus_client": {"enforce"},
+    "prometheus_client": {"enforce", "wiring"},
     "uvicorn": {"wiring"},
     "typer": {"cli"},
     "rich": {"cli"},

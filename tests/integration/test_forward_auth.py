@@ -1,6 +1,8 @@
 """Forward auth as it is run: the command, on real sockets, beside an authority; and clients that do not behave."""
 
 import asyncio
+import json
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ from countermand.wiring.serve import bound, serving
 from tests.integration.behind_proxies import BEARER, Head, request
 from tests.integration.commands import lines_until, running, typed
 from tests.integration.rooms import AUDIENCE
+from tests.redis_server import free_port
 from tests.running import DEADLINE_S, ServerProcess, until
 from tests.signer import Signer
 from tests.unit.guarded import TOKEN_TEXT, guard
@@ -33,15 +36,20 @@ LIMIT_S = 0.2
 
 
 @asynccontextmanager
-async def command_beside(server: ServerProcess, *options: str) -> AsyncIterator[httpx2.AsyncClient]:
-    """Run `countermand forward-auth` beside an authority; give a client of it."""
+async def command_beside(
+    server: ServerProcess, *options: str, told: list[str] | None = None
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """Run `countermand forward-auth` beside an authority; give a client of it. What it says later is in `told`."""
     words = ("--audience", AUDIENCE, "--port", "0", *options)
     with running("forward-auth", "--data-dir", server.data.path, *words) as process:
         said = await asyncio.to_thread(lines_until, process, "forward auth")
+        assert process.stdout is not None
+        reading = asyncio.create_task(asyncio.to_thread(([] if told is None else told).extend, process.stdout))
         async with open_client(10, url=said[-1].split()[-1]) as http:
             yield http
         process.terminate()
         assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
+        await reading
 
 
 def answers(http: httpx2.AsyncClient, token: str, status: int, error: str = "") -> Callable[[], Awaitable[bool]]:
@@ -81,6 +89,31 @@ async def test_the_command_lets_pass_what_is_good_and_refuses_what_is_revoked_an
         assert await answers(http, alice, 401, "session_revoked")()
 
 
+async def test_the_command_says_what_it_refuses_and_can_be_scraped(tmp_path: Path) -> None:
+    port, told = free_port(), list[str]()
+    async with (
+        ServerProcess(tmp_path) as server,
+        AuthorityClient.open(server.client_settings()) as admin,
+        command_beside(server, "--metrics-port", str(port), told=told) as http,
+        open_client(10, url=f"http://127.0.0.1:{port}") as prometheus,
+    ):
+        application = await admin.create_application("behind a proxy")
+        session = await admin.open_session(application["id"], "alice")
+        token = await admin.issue_mandate(session["id"], AUDIENCE)
+        await until(answers(http, token, 200), "the replica is ready")
+        refused = await http.get("/", headers={"authorization": "Bearer nonsense"})
+        scraped = (await prometheus.get("/metrics")).text
+
+    counted = re.findall(r'countermand_decisions_total\{(.*outcome="denied".*)\} (.*)', scraped)
+    assert any('code="invalid_token"' in labels and float(count) == 1 for labels, count in counted)
+    assert "countermand_staleness_seconds" in scraped
+    assert "process_resident_memory_bytes" in scraped
+    lines = [json.loads(line)["decision"] for line in told if line.startswith("{")]
+    (denied,) = [line for line in lines if line["request_id"] == refused.headers["x-request-id"]]
+    assert (denied["outcome"], denied["code"], denied["status"]) == ("denied", "invalid_token", 401)
+    assert token.split(".")[1] not in "".join(told) + scraped
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -88,6 +121,7 @@ async def test_the_command_lets_pass_what_is_good_and_refuses_what_is_revoked_an
         (("--audience", AUDIENCE, "--max-staleness", "2"), "max_staleness is over 2 seconds"),
         (("--audience", AUDIENCE, "--url", "redis://127.0.0.1"), "name the issuer with --issuer"),
         (("--audience", AUDIENCE, "--url", "http://127.0.0.1:1"), "a replica needs an API key and a pin"),
+        (("--audience", AUDIENCE, "--metrics-port", "1", "--host", "192.0.2.1"), "cannot be listened on"),
         (("--audience", AUDIENCE, "--scope", "two words"), "a required scope is one printable ASCII word"),
         (("--audience", AUDIENCE), "no authority has run in"),
     ],

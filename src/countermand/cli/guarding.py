@@ -5,10 +5,12 @@ from countermand.cli.terminal import (
     DataDirOption,
     HostOption,
     MaxStalenessOption,
+    MetricsPortOption,
     MintedByOption,
     PortOption,
     ScopeOption,
     UrlOption,
+    decisions_told,
     run,
     say,
     until_signalled,
@@ -19,7 +21,7 @@ from countermand.settings import DEFAULT_HOST, FORWARD_AUTH_PORT, ReplicaSetting
 from countermand.wiring import connect
 
 
-def forward_auth(
+def forward_auth(  # noqa: PLR0913 - one for each option
     *,
     audience: AudienceOption,
     url: UrlOption = None,
@@ -28,12 +30,14 @@ def forward_auth(
     max_staleness: MaxStalenessOption = MAX_STALENESS_S,
     host: HostOption = DEFAULT_HOST,
     port: PortOption = FORWARD_AUTH_PORT,
+    metrics_port: MetricsPortOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Answer nginx, Caddy, Traefik or Envoy whether a request may pass, until Ctrl-C.
 
-    It refuses the next request, and ends nothing that is open.
+    It refuses the next request, and ends nothing that is open. What it refuses is on stderr, a line of JSON each.
     """
+    from countermand.wiring.metrics import metrics_served  # noqa: PLC0415 - an extra
     from countermand.wiring.protocols import HeadsOnly  # noqa: PLC0415 - slow to import, as in `running`
     from countermand.wiring.serve import bound, serving  # noqa: PLC0415
 
@@ -55,4 +59,5 @@ def forward_auth(
                 say(f"forward auth  {own_url}", f"audience      {audience}", f"issuer        {settings.issuer}")
                 await stopped.wait()
 
-    run(serve())
+    with decisions_told(), metrics_served(host, metrics_port, (guard,)):
+        run(serve())

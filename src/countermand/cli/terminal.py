@@ -6,9 +6,11 @@ whole, wherever it was typed.
 
 import asyncio
 import json
+import logging
 import re
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -18,6 +20,8 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
+
+from countermand.enforce.trace import JsonLines
 
 _T = TypeVar("_T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -48,6 +52,9 @@ AudienceOption = Annotated[str, typer.Option(help="Whom the tokens are for.")]
 ScopeOption = Annotated[list[str] | None, typer.Option(help="A scope that every token needs; may be given again.")]
 MaxStalenessOption = Annotated[
     float, typer.Option(help="Refuse when what is known is older, in seconds; over 2.", metavar="SECONDS")
+]
+MetricsPortOption = Annotated[
+    int | None, typer.Option(help="A port for Prometheus; whoever reaches it may read the metrics.", min=1, max=65535)
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what it would reach.")]
 
@@ -110,6 +117,23 @@ def listed(words: Iterable[str]) -> str:
     """Return the words as a sentence lists them."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+@contextmanager
+def decisions_told() -> Iterator[None]:
+    """Write what guards deny and cut to stderr, a line of JSON each, while the block lasts."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    decisions = logging.getLogger("countermand.decision")
+    decisions.addHandler(handler)
+    decisions.setLevel(logging.INFO)
+    decisions.propagate = False
+    try:
+        yield
+    finally:
+        decisions.removeHandler(handler)
+        decisions.setLevel(logging.NOTSET)
+        decisions.propagate = True
 
 
 def until_signalled() -> asyncio.Event:
