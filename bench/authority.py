@@ -13,7 +13,7 @@ from countermand.authority.model import SubjectType
 from countermand.cli.terminal import run
 from countermand.log.anchor import Kind
 from countermand.settings import AuthoritySettings, DataDir
-from countermand.wiring.serve import serve_authority
+from countermand.wiring.authority import serve_authority
 
 
 async def _main(directory: str, redis_url: str | None = None) -> None:

@@ -25,7 +25,7 @@ from countermand.authority.sqlite import SqliteDatabase
 from countermand.cli.client import AuthorityClient
 from countermand.log.anchor import Kind
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir
-from countermand.wiring.serve import serve_authority
+from countermand.wiring.authority import serve_authority
 
 TREES: Final = 7
 DEEP: Final = 10

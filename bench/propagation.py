@@ -23,7 +23,8 @@ from countermand.enforce.asgi import Receive, Scope, Send
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir
 from countermand.transport.http import open_client
 from countermand.wiring import connect
-from countermand.wiring.serve import bound, serve_authority, serving
+from countermand.wiring.authority import serve_authority
+from countermand.wiring.serve import bound, serving
 
 ROUNDS: Final = 300
 WARM_UP: Final = 20

@@ -18,7 +18,7 @@ from bench.harness import Row
 from bench.process import child
 from countermand.cli.client import AuthorityClient
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir
-from countermand.wiring.serve import serve_authority
+from countermand.wiring.authority import serve_authority
 
 AUDIENCE: Final = "resource://bench"
 ROUNDS: Final = 7

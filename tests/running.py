@@ -18,8 +18,7 @@ from countermand.errors import CountermandError
 from countermand.settings import DEFAULT_MANDATE_S, AuthoritySettings, ClientSettings, DataDir
 from countermand.transport.http import fetch_keys
 from countermand.wiring import connect
-from countermand.wiring.authority import RunningAuthority
-from countermand.wiring.serve import serve_authority
+from countermand.wiring.authority import RunningAuthority, serve_authority
 from tests.databases import DATABASES
 
 DEADLINE_S: Final = 20.0

@@ -16,7 +16,7 @@ import pytest
 from caracalai_revocation import InMemoryRevocationStore, RevocationStore
 from countermand.cli.client import AuthorityClient
 from countermand.settings import AuthoritySettings, ClientSettings, DataDir
-from countermand.wiring.serve import serve_authority
+from countermand.wiring.authority import serve_authority
 from tests.docs.resolver import resolve
 
 BESIDE = Path(__file__).parents[3] / "shared" / "documents"

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +13,11 @@ from countermand.cli.fleet import AUDIENCE, Fleet, fleet_of
 from countermand.enforce.asgi import Receive, Scope, Send
 from countermand.settings import AuthoritySettings, ClientSettings
 from countermand.wiring import connect
-from countermand.wiring.serve import bound, serve_authority, serving
+from countermand.wiring.authority import serve_authority
+from countermand.wiring.serve import bound, endings_unsaid, serving
 from countermand.wiring.tasks import beside
 
 TICK_S: Final = 0.2
-_ENDED_EARLY: Final = "ASGI callable returned without completing response."
-"""What the server logs where a stream is cut: here that is no error, but what is to be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ async def staged(settings: AuthoritySettings, on_change: OnChange = ignore) -> A
         api_key = settings.data.replica_key.read_text("utf-8").strip()
         guard = connect(url, issuer=authority.issuer, audience=AUDIENCE, api_key=api_key, pin=str(authority.pin))
         admin = ClientSettings(url, settings.data.admin_key.read_text("utf-8").strip())
-        with bound(settings.host, 0) as (listener, tool_url), _unsaid(_ENDED_EARLY):
+        with bound(settings.host, 0) as (listener, tool_url), endings_unsaid():
             async with (
                 serving(guard.asgi(tool), listener),
                 AuthorityClient.open(admin) as client,
@@ -49,21 +47,6 @@ async def staged(settings: AuthoritySettings, on_change: OnChange = ignore) -> A
                 beside(*(one.run(tool_url) for one in fleet.clients)),
             ):
                 yield Stage(url, tool_url, authority.entries, client, fleet)
-
-
-@contextmanager
-def _unsaid(sentence: str) -> Iterator[None]:
-    """Keep one sentence of the server's out of the log."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return record.getMessage() != sentence
-
-    server = logging.getLogger("uvicorn.error")
-    server.addFilter(is_news)
-    try:
-        yield
-    finally:
-        server.removeFilter(is_news)
 
 
 async def tool(scope: Scope, receive: Receive, send: Send) -> None:

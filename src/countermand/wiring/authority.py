@@ -1,6 +1,7 @@
-"""An authority put together, and run for as long as a block lasts."""
+"""An authority put together, run and served for as long as a block lasts."""
 
 import fcntl
+import ipaddress
 import os
 import stat
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
@@ -26,15 +27,17 @@ from countermand.authority.source import Source, Stream
 from countermand.authority.sqlite import SqliteDatabase
 from countermand.authority.witnesses import LogWitness, Witness, Witnesses
 from countermand.enforce.guard import Guard
-from countermand.errors import AuthorityError, DataError
+from countermand.errors import AuthorityError, ConfigurationError, DataError
 from countermand.log.checkpoint import Pin
 from countermand.log.state import LogState
 from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.replica.report import Reporter
+from countermand.server.app import create_app
 from countermand.settings import AuthoritySettings, DataDir
 from countermand.tokens.jwks import KeySet
 from countermand.transport.http import check_url
 from countermand.wiring import following_guard, new_replica_id, redis_log, system_clock
+from countermand.wiring.serve import bound, serving
 from countermand.wiring.tasks import beside
 
 
@@ -81,6 +84,27 @@ class _OwnKeys:
         """Return the keys of this moment; `key_id` makes no difference."""
         del key_id
         return self._keys.key_set
+
+
+@asynccontextmanager
+async def serve_authority(settings: AuthoritySettings) -> AsyncIterator[tuple[RunningAuthority, str]]:
+    """Run the authority and serve it; give it and its URL.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+        DataError: the data directory cannot be used.
+    """
+    with bound(settings.host, settings.port) as (listener, url):
+        if settings.issuer is None and ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
+            raise ConfigurationError("on every address no URL is ours: set COUNTERMAND_ISSUER to the one others use")
+        async with run_authority(settings, url) as authority:
+            app = create_app(authority.service, authority.access, authority.log, authority.issuer, os.urandom)
+            async with serving(app, listener):
+                try:
+                    yield authority, url
+                finally:
+                    authority.heartbeat.close()  # ends every feed, so that the server has nothing to wait for
+                    authority.service.receipts.close()  # and every wait
 
 
 @asynccontextmanager

@@ -1,11 +1,14 @@
-"""HTTP/1.1 as uvicorn speaks it, with the bounds that it leaves out: for what a client still owes us of a request.
+"""HTTP/1.1 and web sockets as uvicorn speaks them, with the bounds that it leaves out.
 
-That is the head, and what still comes of a body after its answer. Neither takes longer than HEAD_S: uvicorn waits for
-both for ever. A body that is being read has its reader's limit, and between two requests uvicorn's own holds until the
-next one begins. A head has at most MAX_HEAD_BYTES: h11 sees to that by itself, and httptools does not.
+Nobody owes us the rest of a request for longer than HEAD_S: neither of the head, nor of what still comes of a body
+after its answer. A body that is being read has its reader's limit, and between two requests uvicorn's own holds until
+the next one begins. Nobody lets what we send lie for longer than STALL_S. A head has at most MAX_HEAD_BYTES: h11 sees
+to that by itself, and httptools does not.
+Source: RFC 9110 §5.4 and §6.5; RFC 9112 §3.2; RFC 6585 §5.
 """
 
 import asyncio
+import json
 from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,15 +18,41 @@ from countermand.enforce.forward_auth import WHOLE_ANSWER
 
 HEAD_S: Final = 10.0
 """For a request's head, from its first byte; for the first request, from when the connection is made."""
+STALL_S: Final = 60.0
+"""For a client to take some of what lies ready for it."""
 MAX_HEAD_BYTES: Final = 65_536
+MAX_HEADERS: Final = 100
 
 
-class _Bounded(asyncio.Protocol):
-    """Closes the connection of whoever owes us the rest of a request for HEAD_S. Mixed into a protocol of uvicorn's."""
+class Draining(asyncio.Protocol):
+    """Drops the connection of whoever takes nothing of what is sent. To be mixed into a protocol of uvicorn's."""
 
-    cycle: Any
     loop: asyncio.AbstractEventLoop
     transport: Any
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALL_S, self.transport.abort)  # to close it would wait for the client
+
+    def resume_writing(self) -> None:
+        self._drained()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._drained()
+        super().connection_lost(exc)
+
+    def _drained(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+class _Bounded(Draining):
+    """Closes the connection of whoever owes us the rest of a request for HEAD_S."""
+
+    cycle: Any
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -62,6 +91,85 @@ class H11(_Bounded, H11Protocol):
     """By h11: strict."""
 
 
+class HttpTools(_Bounded, HttpToolsProtocol):
+    """By httptools: fast.
+
+    The app finds the request's target in the scope as it was received: `raw_path` is all before the first question
+    mark, whatever it is. The trailers of a body are dropped: uvicorn would put them among the headers. Nothing is
+    written into an answer that is under way.
+    """
+
+    _owed = 0
+    """Bytes that came since a head, a chunk or a request was complete, and are no body."""
+    _head_bytes = 0
+    _is_head = False
+    _is_handed_over = False
+    _status = 400
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes, self._is_head = 0, True
+
+    def data_received(self, data: bytes) -> None:
+        self._owed += len(data)
+        super().data_received(data)
+        if self._owed > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._status = 431
+            self.send_400_response("")
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        if self._is_head:
+            super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+            self._status = 431
+            raise ValueError("the head of the request is too long")  # the parser passes it on as an error of its own
+
+    def on_headers_complete(self) -> None:
+        self._owed, self._is_head = 0, False
+        target = self.url
+        if not target.startswith(b"/"):
+            self.url = b"/"  # uvicorn would take it apart, and lose what it is
+        super().on_headers_complete()
+        self.url = target
+        self.scope["raw_path"], _, self.scope["query_string"] = target.partition(b"?")
+
+    def on_chunk_header(self) -> None:
+        self._owed = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._owed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._owed = 0
+        super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        return self.scope.get("method") == "GET" and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._is_handed_over = True
+        self._unwatch()
+        super().handle_websocket_upgrade()
+
+    def _watch(self) -> None:
+        if not self._is_handed_over:
+            super()._watch()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        if not self._is_answering():
+            self.transport.write(REFUSALS[self._status])
+        self.transport.close()
+
+
 class HeadsOnly(_Bounded, HttpToolsProtocol):
     """By httptools, for an app that reads no bodies: fast.
 
@@ -77,7 +185,6 @@ class HeadsOnly(_Bounded, HttpToolsProtocol):
         self._extensions = {WHOLE_ANSWER: self._answer_whole}
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport."""
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:  # a head was complete
@@ -106,3 +213,15 @@ class HeadsOnly(_Bounded, HttpToolsProtocol):
             cycle.transport.close()
         cycle.on_response()
         return True
+
+
+def _refusal(status_line: str, error: str, description: str) -> bytes:
+    body = json.dumps({"error": error, "error_description": description}, separators=(",", ":"))
+    head = f"HTTP/1.1 {status_line}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}cache-control: no-store\r\nconnection: close\r\n\r\n{body}".encode()
+
+
+REFUSALS: Final = {
+    400: _refusal("400 Bad Request", "invalid_request", "what was sent is no request"),
+    431: _refusal("431 Request Header Fields Too Large", "head_too_large", "the head of the request is too long"),
+}

@@ -1,8 +1,7 @@
 """Applications on real sockets, for as long as a block lasts."""
 
 import asyncio
-import ipaddress
-import os
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,36 +12,12 @@ import uvicorn
 
 from countermand.enforce.asgi import ASGIApp, Receive, Scope, Send
 from countermand.errors import ConfigurationError
-from countermand.server.app import create_app
-from countermand.settings import AuthoritySettings
-from countermand.wiring.authority import RunningAuthority, run_authority
-from countermand.wiring.protocols import H11, HeadsOnly
+from countermand.wiring.protocols import H11, HeadsOnly, HttpTools
 from countermand.wiring.tasks import beside
 
 GRACE_S: Final = 2
 """What a request may still take when we stop; then it is ended."""
 BACKLOG: Final = 512
-
-
-@asynccontextmanager
-async def serve_authority(settings: AuthoritySettings) -> AsyncIterator[tuple[RunningAuthority, str]]:
-    """Run the authority and serve it; give it and its URL.
-
-    Raises:
-        ConfigurationError: the address cannot be had.
-        DataError: the data directory cannot be used.
-    """
-    with bound(settings.host, settings.port) as (listener, url):
-        if settings.issuer is None and ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
-            raise ConfigurationError("on every address no URL is ours: set COUNTERMAND_ISSUER to the one others use")
-        async with run_authority(settings, url) as authority:
-            app = create_app(authority.service, authority.access, authority.log, authority.issuer, os.urandom)
-            async with serving(app, listener):
-                try:
-                    yield authority, url
-                finally:
-                    authority.heartbeat.close()  # ends every feed, so that the server has nothing to wait for
-                    authority.service.receipts.close()  # and every wait
 
 
 @contextmanager
@@ -80,7 +55,10 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listener: socket.socket, protocol: type[H11] | type[HeadsOnly] = H11, **options: Any
+    app: ASGIApp,
+    listener: socket.socket,
+    protocol: type[H11] | type[HeadsOnly] | type[HttpTools] = H11,
+    **options: Any,
 ) -> AsyncIterator[None]:
     """Serve `app` on `listener`, once it has started, until the block ends. `options` are uvicorn's, before ours."""
 
@@ -104,3 +82,18 @@ async def serving(
         if not server.started:
             raise ConfigurationError("the application did not start; its log says why")
         yield
+
+
+@contextmanager
+def endings_unsaid() -> Iterator[None]:
+    """Keep out of the log what the server says of answers without an end, and of handshakes: somebody has said why."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("ASGI callable returned without completing")
+
+    server = logging.getLogger("uvicorn.error")
+    server.addFilter(is_news)
+    try:
+        yield
+    finally:
+        server.removeFilter(is_news)
