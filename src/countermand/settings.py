@@ -13,10 +13,11 @@ COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        mess
 """
 
 import os
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from countermand.errors import ConfigurationError
 
@@ -24,6 +25,7 @@ DEFAULT_DATA_DIR: Final = ".countermand"
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8420
 FORWARD_AUTH_PORT: Final = 8421
+GATEWAY_PORT: Final = 8422
 DEFAULT_MANDATE_S: Final = 900
 DEFAULT_RETENTION_DAYS: Final = 30
 MIN_HMAC_BYTES: Final = 16
@@ -176,6 +178,63 @@ class ReplicaSettings:
         if issuer is None and not url.startswith(("http://", "https://")):
             raise ConfigurationError("only an authority is its own issuer: name the issuer with --issuer")
         return cls(url, issuer or url, api_key, pin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSettings:
+    """One route of a gateway: what lies under `path` goes to `upstream`, with a token for `audience`."""
+
+    path: str = "/"
+    upstream: str
+    audience: str
+    required_scopes: tuple[str, ...] = ()
+    max_staleness_s: float | None = None
+
+    @classmethod
+    def of(cls, table: object) -> Self:
+        """Return the route that a table of TOML writes. Raises: ConfigurationError."""
+        if not isinstance(table, dict):
+            raise ConfigurationError("a route is a table: [[route]]")
+        for name, value in table.items():
+            what, fits = _ROUTE.get(name, ("nothing that a route has", _fits_nothing))
+            if not fits(value):
+                raise ConfigurationError(f"a route's {name} is {what}")
+        if missing := {"upstream", "audience"} - set(table):
+            raise ConfigurationError(f"a route has an upstream and an audience, and one has no {min(missing)}")
+        return cls(**table | {"required_scopes": tuple(table.get("required_scopes", ()))})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _fits_nothing(_value: object) -> bool:
+    return False
+
+
+_ROUTE: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "path": ("a text", _is_text),
+    "upstream": ("a text", _is_text),
+    "audience": ("a text", _is_text),
+    "required_scopes": ("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "max_staleness_s": ("a number", lambda value: type(value) in {int, float}),
+}
+
+
+def read_routes(path: Path) -> tuple[RouteSettings, ...]:
+    """Return the routes that a file of TOML names: `[[route]]`, and in it the fields of RouteSettings.
+
+    Raises:
+        ConfigurationError: it cannot be read, or names none, or says anything else.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    routes = tables.get("route")
+    if set(tables) != {"route"} or not isinstance(routes, list):
+        raise ConfigurationError(f"{path} holds [[route]] tables, and nothing else")
+    return tuple(RouteSettings.of(table) for table in routes)
 
 
 def find_data_dir(chosen: Path | None, environ: Mapping[str, str] = os.environ) -> DataDir:

@@ -9,7 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from countermand.errors import ConfigurationError
-from countermand.settings import AuthoritySettings, ClientSettings, DataDir, find_data_dir, replica_credentials
+from countermand.settings import (
+    AuthoritySettings,
+    ClientSettings,
+    DataDir,
+    ReplicaSettings,
+    RouteSettings,
+    find_data_dir,
+    read_routes,
+    replica_credentials,
+)
 
 NAMES = ["DATA_DIR", "ISSUER", "MANDATE_SECONDS", "RETENTION_DAYS", "URL", "API_KEY", "PIN"]
 NAMES += ["REDIS_URL", "STREAM_HMAC_KEY"]
@@ -153,3 +162,95 @@ def test_a_stream_key_that_is_none_is_refused_and_not_repeated(keys: str) -> Non
     with pytest.raises(ConfigurationError) as raised:
         authority({"COUNTERMAND_STREAM_HMAC_KEY": keys})
     assert keys not in str(raised.value)
+
+
+def test_a_gateway_follows_the_authority_of_the_data_directory(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    data.url.write_text("http://127.0.0.1:1\n")
+    data.admin_key.write_text("cmk_admin\n")
+    data.replica_key.write_text("cmk_replica\n")
+    data.pin.write_text("log_here\n")
+
+    here = ReplicaSettings("http://127.0.0.1:1", "http://127.0.0.1:1", "cmk_replica", "log_here")
+    assert ReplicaSettings.read(None, None, tmp_path, {}) == here
+    environ = {"COUNTERMAND_ISSUER": "https://issuer.example"}
+    assert ReplicaSettings.read(None, None, tmp_path, environ).issuer == "https://issuer.example"
+    assert ReplicaSettings.read(None, "https://other.example", tmp_path, environ).issuer == "https://other.example"
+
+
+def test_a_key_of_the_data_directory_goes_to_no_authority_that_was_named(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    data.url.write_text("http://127.0.0.1:1\n")
+    data.replica_key.write_text("cmk_replica\n")
+    data.pin.write_text("log_here\n")
+
+    named = ReplicaSettings("https://a.example", "https://a.example", None, None)
+    assert ReplicaSettings.read("https://a.example", None, tmp_path, {}) == named
+    assert ReplicaSettings.read(None, None, tmp_path, {"COUNTERMAND_URL": "https://a.example"}) == named
+    environ = {"COUNTERMAND_URL": "https://b.example", "COUNTERMAND_API_KEY": "cmk_b", "COUNTERMAND_PIN": "log_b"}
+    assert ReplicaSettings.read("https://a.example", None, tmp_path, environ).url == "https://a.example"
+    assert ReplicaSettings.read(None, None, tmp_path, environ).api_key == "cmk_b"
+
+
+def test_a_gateway_that_follows_nothing_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no authority has run"):
+        ReplicaSettings.read(None, None, tmp_path, {})
+    with pytest.raises(ConfigurationError, match="name the issuer") as refused:
+        ReplicaSettings.read("redis://:secret@redis.example", None, tmp_path, {})
+    assert "secret" not in str(refused.value)
+    assert "secret" not in repr(ReplicaSettings("redis://:secret@redis.example", "https://a.example", "secret", "pin"))
+
+
+def test_routes_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text("""
+        [[route]]
+        upstream = "http://127.0.0.1:9000"
+        audience = "https://api.example"
+
+        [[route]]
+        path = "/admin"
+        upstream = "http://127.0.0.1:9001"
+        audience = "https://api.example"
+        required_scopes = ["admin", "read"]
+        max_staleness_s = 5
+    """)
+
+    assert read_routes(path) == (
+        RouteSettings(upstream="http://127.0.0.1:9000", audience="https://api.example"),
+        RouteSettings(
+            path="/admin",
+            upstream="http://127.0.0.1:9001",
+            audience="https://api.example",
+            required_scopes=("admin", "read"),
+            max_staleness_s=5,
+        ),
+    )
+
+
+BOTH = 'upstream = "http://x"\naudience = "y"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds \\[\\[route\\]\\] tables, and nothing else"),
+        ("[route]\n" + BOTH, "holds \\[\\[route\\]\\] tables, and nothing else"),
+        ("port = 1\n[[route]]\n" + BOTH, "holds \\[\\[route\\]\\] tables, and nothing else"),
+        ("route = [1]", "a route is a table"),
+        ('[[route]]\naudience = "y"', "has no upstream"),
+        ('[[route]]\nupstream = "y"', "has no audience"),
+        ("[[route]]\nprefix = 1\n" + BOTH, "a route's prefix is nothing that a route has"),
+        ("[[route]]\npath = 1\n" + BOTH, "a route's path is a text"),
+        ('[[route]]\nrequired_scopes = "read"\n' + BOTH, "a route's required_scopes is a list of texts"),
+        ("[[route]]\nmax_staleness_s = true\n" + BOTH, "a route's max_staleness_s is a number"),
+        ("[[route]", "cannot be read"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_a_file_of_routes_that_says_something_else_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+
+    with pytest.raises(ConfigurationError, match=sentence):
+        read_routes(path)

@@ -2,7 +2,7 @@
 
 app          the verbs together, and their exit codes
 running      up, demo
-guarding     forward-auth
+guarding     forward-auth, gateway
 looking      sessions, tree, tail
 revoking     revoke, cutoff
 receipts     who enforces what they revoke, and replicas
@@ -30,7 +30,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. What it needs beyond a resource server's libraries comes with the `server` extra."""
+    """Run the command line. What it needs beyond a resource server's libraries comes with an extra."""
     try:
         from countermand.cli.app import run  # noqa: PLC0415 - so that its absence can be said in a sentence
     except ModuleNotFoundError as error:

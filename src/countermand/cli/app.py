@@ -12,7 +12,7 @@ from countermand.cli.access import access
 from countermand.cli.auditing import audit
 from countermand.cli.checking import check
 from countermand.cli.explaining import explain
-from countermand.cli.guarding import forward_auth
+from countermand.cli.guarding import forward_auth, gateway
 from countermand.cli.inspecting import inspect
 from countermand.cli.keys import keys
 from countermand.cli.looking import sessions, tail, tree
@@ -58,7 +58,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _verb in (up, sessions, tree, revoke, cutoff, replicas, inspect, check, explain, tail, forward_auth, demo):
+for _verb in (
+    *(up, sessions, tree, revoke, cutoff, replicas, inspect, check, explain, tail),
+    *(gateway, forward_auth, demo),
+):
     app.command()(_verb)
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")

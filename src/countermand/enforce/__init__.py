@@ -12,6 +12,7 @@ trace         what was decided, as records of a log; the id of a request
 metrics       the same, as Prometheus scrapes it
 asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
+gateway       an app that forwards to a service, behind the guard
 thread        the guard in a thread of its own, for threads to ask
 wsgi          the guard before a WSGI app
 mcp           for servers made with the official MCP SDK

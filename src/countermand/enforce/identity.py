@@ -5,6 +5,7 @@ under the same name. Values are visible ASCII; anything else, and the percent si
 scopes have spaces, between them.
 """
 
+import re
 import string
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from countermand.tokens.mandate import Mandate
 
 PREFIX: Final = "x-countermand-"
 _SAFE: Final = string.punctuation.replace("%", "")
+_PLAIN: Final = re.compile(r"[\x21-\x24\x26-\x7e]*")
 
 _VALUES: Final[Mapping[str, Callable[[Mandate], str]]] = {
     "subject": lambda mandate: _written(mandate.subject),
@@ -39,4 +41,5 @@ def identity(mandate: Mandate) -> dict[str, str]:
 
 
 def _written(text: str | None) -> str:
-    return quote(text or "", safe=_SAFE)
+    text = text or ""
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)  # to quote takes ten times as long

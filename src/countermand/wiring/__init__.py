@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -146,19 +146,36 @@ def connect(
     Raises:
         ConfigurationError: something is missing, or cannot work.
     """
+    (guard,) = connect_all(
+        url,
+        issuer=issuer,
+        audiences={audience: Requirements.of(required_scopes=required_scopes)},
+        api_key=api_key,
+        pin=pin,
+        max_staleness_s=max_staleness_s,
+        best_effort=best_effort,
+    )
+    return guard
+
+
+def connect_all(
+    url: str,
+    *,
+    issuer: str,
+    audiences: Mapping[str, Requirements],
+    api_key: str | None = None,
+    pin: str | None = None,
+    max_staleness_s: float = MAX_STALENESS_S,
+    best_effort: bool = False,
+) -> list[Guard]:
+    """Return a guard for each audience, as `connect` does; they share one replica, and what follows the log.
+
+    Whichever starts, starts it for all, and so with the end. Raises: ConfigurationError.
+    """
     log, believed = _log_at(url, api_key, pin)
     replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
-    requirements = Requirements.of(required_scopes=required_scopes)
     reporter = Reporter(replica, new_replica_id, log.report) if isinstance(log, HttpLog) else None
-    return following_guard(
-        keys_of(issuer),
-        replica,
-        log,
-        issuer=issuer,
-        audience=audience,
-        requirements=requirements,
-        reporter=reporter,
-    )
+    return _following_guards(keys_of(issuer), replica, log, issuer, audiences, reporter)
 
 
 def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, Pin]:
@@ -196,30 +213,45 @@ def following_guard(
     *,
     issuer: str,
     audience: str,
-    requirements: Requirements = NOTHING_REQUIRED,
     reporter: Reporter | None = None,
 ) -> Guard:
     """Return a guard that keeps `replica` on `log`, and hears of what is applied, as `reporter` does.
 
     Raises: ConfigurationError.
     """
-
-    def on_applied(applied: Sequence[Entry]) -> None:
-        guard.on_applied(applied)
-        if reporter is not None:
-            reporter.on_applied(applied)
-
-    guard = Guard(
-        keys,
-        replica,
-        issuer=issuer,
-        audience=audience,
-        clock_s=time.time,
-        random=os.urandom,
-        requirements=requirements,
-        background=Following(follower(replica, log, on_applied), reporter),
-    )
+    (guard,) = _following_guards(keys, replica, log, issuer, {audience: NOTHING_REQUIRED}, reporter)
     return guard
+
+
+def _following_guards(
+    keys: KeySource,
+    replica: Replica,
+    log: LogReader,
+    issuer: str,
+    audiences: Mapping[str, Requirements],
+    reporter: Reporter | None = None,
+) -> list[Guard]:
+    def on_applied(entries: Sequence[Entry]) -> None:
+        for guard in guards:
+            guard.on_applied(entries)
+        if reporter is not None:
+            reporter.on_applied(entries)
+
+    following = Following(follower(replica, log, on_applied), reporter)
+    guards = [
+        Guard(
+            keys,
+            replica,
+            issuer=issuer,
+            audience=audience,
+            clock_s=time.time,
+            random=os.urandom,
+            requirements=requirements,
+            background=following,
+        )
+        for audience, requirements in audiences.items()
+    ]
+    return guards
 
 
 def follower(
