@@ -15,6 +15,7 @@ from bench import (
     consume,
     decide,
     forward_auth,
+    gateway,
     growth,
     lookup,
     memory,
@@ -45,6 +46,7 @@ def _measure() -> Iterator[list[Row]]:
     yield from _measure_decisions()
     yield cascade.measure()
     yield throughput.measure()
+    yield gateway.measure()
     yield growth.measure()
     yield propagation.measure()
     yield streams.measure()
