@@ -23,9 +23,22 @@ KINDS: Final[tuple[Kind, ...]] = ("nginx", "caddy")
 @contextmanager
 def proxy_running(kind: Kind, path: Path, *, auth: int, service: int) -> Iterator[int]:
     """Run a proxy between clients and two ports of loopback, with its files in `path`; give the port it listens on."""
+    changes = {"127.0.0.1:8421": f"127.0.0.1:{auth}", "127.0.0.1:9000": f"127.0.0.1:{service}"}
+    with _running(kind, "nginx.conf" if kind == "nginx" else "Caddyfile", path, changes) as port:
+        yield port
+
+
+@contextmanager
+def nginx_before_gateway(path: Path, gateway: int) -> Iterator[int]:
+    """Run nginx before a gateway on a port of loopback, with its files in `path`; give the port it listens on."""
+    with _running("nginx", "nginx-gateway.conf", path, {"127.0.0.1:8422": f"127.0.0.1:{gateway}"}) as port:
+        yield port
+
+
+@contextmanager
+def _running(kind: Kind, name: str, path: Path, changes: dict[str, str]) -> Iterator[int]:
     port = free_port()
-    ports = {"8080": port, "127.0.0.1:8421": f"127.0.0.1:{auth}", "127.0.0.1:9000": f"127.0.0.1:{service}"}
-    command = (_nginx if kind == "nginx" else _caddy)(path, {given: str(used) for given, used in ports.items()})
+    command = (_nginx if kind == "nginx" else _caddy)(path, name, {"8080": str(port)} | changes)
     log = path / f"{kind}.log"
     environ = os.environ | {"HOME": str(path), "XDG_DATA_HOME": str(path), "XDG_CONFIG_HOME": str(path)}
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environ) as process:
@@ -37,17 +50,17 @@ def proxy_running(kind: Kind, path: Path, *, auth: int, service: int) -> Iterato
             process.wait()
 
 
-def _nginx(path: Path, changes: dict[str, str]) -> list[str]:
+def _nginx(path: Path, name: str, changes: dict[str, str]) -> list[str]:
     """Return how to start it; what it wants to write goes to `path`, where nobody has to be root."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     places = "".join(f"    {kind}_temp_path {path};\n" for kind in kinds) + "    access_log off;\n"
-    config = _rendered(path, "nginx.conf", changes | {"http {\n": f"http {{\n{places}"})
+    config = _rendered(path, name, changes | {"http {\n": f"http {{\n{places}"})
     alone = f"daemon off; master_process off; pid {path}/nginx.pid; error_log stderr;"
     return [_found("nginx"), "-p", str(path), "-e", "stderr", "-c", str(config), "-g", alone]
 
 
-def _caddy(path: Path, changes: dict[str, str]) -> list[str]:
-    config = _rendered(path, "Caddyfile", changes)
+def _caddy(path: Path, name: str, changes: dict[str, str]) -> list[str]:
+    config = _rendered(path, name, changes)
     config.write_text("{\n\tadmin off\n}\n" + config.read_text())  # its port may be another's
     return [_found("caddy"), "run", "--config", str(config), "--adapter", "caddyfile"]
 
