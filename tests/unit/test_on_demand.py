@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from countermand.enforce.asgi import MANDATE_KEY, GuardMiddleware, Message, Receive, Scope, Send
-from countermand.enforce.asking import asking
+from countermand.enforce.asking import Asking, asking
 from countermand.enforce.decision import Requirements
 from countermand.enforce.guard import Guard
 from countermand.errors import DeniedError
 from countermand.log.anchor import Kind
-from countermand.log.verdict import Unknown
+from countermand.log.verdict import CLEAR, Unknown
+from countermand.tokens.mandate import Mandate
 from tests.clocks import held
 from tests.unit.guarded import TOKEN_TEXT, Answers, HeldLog, Served, Streaming, guard, http, revoked, websocket
 from tests.unit.mandates import NOW_S, SESSION, claims_json, sign
@@ -110,13 +111,83 @@ async def test_an_app_that_answers_all_the_same_is_not_heard() -> None:
 
 async def test_what_was_refused_stays_refused_however_little_is_asked() -> None:
     guarding = guard()
+    refused: list[DeniedError] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        with pytest.raises(DeniedError):
-            await asks(guarding, required_scopes=["admin"])(scope, receive, send)
-        await asks(guarding)(scope, receive, send)
+        for requirements in ({"required_scopes": ["admin"]}, {}, {"required_scopes": ["read"]}):
+            with pytest.raises(DeniedError) as denied:
+                await asks(guarding, **requirements)(scope, receive, send)
+            refused.append(denied.value)
 
     assert (await served(guarding, app))[0]["status"] == 403
+    assert len(refused) == 3
+
+
+async def test_what_is_asked_is_met_together_with_all_that_was_asked_before() -> None:
+    answers = Answers(CLEAR)
+    guarding = guard(answers)
+    app = App(asks(guarding, max_staleness_s=5), asks(guarding, required_scopes=["read"]))
+    await served(guarding, app)
+    assert {bound for _, bound in answers.asked} == {5}
+
+
+async def test_two_questions_at_once_are_both_met_while_the_answer_streams() -> None:
+    guarding = guard()
+    current: list[Asking] = []
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        strict = asks(guarding, required_scopes=["read"])(scope, receive, send)
+        await asyncio.gather(asks(guarding)(scope, receive, send), strict, asks(guarding)(scope, receive, send))
+        current.append(asking(guarding))  # type: ignore[arg-type]  # it is there
+        assert guarding.in_flight == 1
+
+    await served(guarding, App(both))
+    assert current[0]._requirements.required_scopes == {"read"}
+
+
+async def test_who_asks_after_the_answer_is_asked_about_anew_and_nothing_is_left_in_flight() -> None:
+    store = revoked()
+    guarding = guard(store)
+    late: list[BaseException | Mandate] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asks(guarding)(scope, receive, send)
+        await send(OK)
+        await send(END)
+        store.mark_revoked(SESSION)
+        late.extend(await asyncio.gather(asks(guarding)(scope, receive, send), return_exceptions=True))  # type: ignore[arg-type]
+
+    await served(guarding, app)
+    assert isinstance(late[0], DeniedError)
+    assert guarding.in_flight == 0
+
+
+async def test_what_an_app_leaves_behind_has_nobody_to_ask_and_leaves_nothing_in_flight() -> None:
+    guarding = guard()
+    kept: list[Asking] = []
+    found: list[object] = []
+    going_on = asyncio.Event()
+
+    async def left(current: Asking) -> None:
+        kept.append(current)
+        await going_on.wait()
+        found.append(asking(guarding))
+        found.append(await current.ask(guarding.combine(Requirements.of(required_scopes=["read"]))))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        current = asking(guarding)
+        assert current is not None
+        tasks.append(asyncio.create_task(left(current)))
+        await send(OK)
+        await send(END)
+
+    tasks: list[asyncio.Task[None]] = []
+    await served(guarding, app)
+    going_on.set()
+    await tasks[0]
+    assert found[0] is None
+    assert isinstance(found[1], Mandate)
+    assert guarding.in_flight == 0
 
 
 async def test_an_answer_that_has_begun_ends_where_a_denial_comes() -> None:

@@ -4,6 +4,7 @@ A request that was let in is looked after from then on (see `inflight`). Asked a
 refused after all. Then nothing of the app's reaches the client any more, whatever the app makes of it.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,7 +34,7 @@ class Asking:
         self._requirements = requirements
         self._scope = scope
         self._gate = gate
-        self._mandate: Mandate | None = None
+        self._asking = asyncio.Lock()  # two questions at once: the last call that is let in meets both
 
     async def ask(self, requirements: Requirements | None = None) -> Mandate:
         """Return who acts, if it may.
@@ -49,16 +50,22 @@ class Asking:
 
     async def admit(self, requirements: Requirements | None = None) -> Deny | None:
         """Do as `ask`, and return the denial."""
-        if self._gate.denial is not None:
-            return self._gate.denial
-        if requirements is not None:
-            self._requirements = self._requirements & requirements
-        elif self._mandate is not None:
-            return None
-        denial = await self._admit()
-        if denial is not None:
-            self._gate.refuse(denial)
-        return denial
+        async with self._asking:
+            if self._gate.denial is not None:
+                return self._gate.denial
+            if requirements is not None:
+                self._requirements = self._requirements & requirements
+            elif self._gate.looks_after:
+                return None
+            denial = await self._admit()
+            if denial is not None:
+                self._gate.refuse(denial)
+            return denial
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the app has ended that served the request."""
+        return self._gate.is_shut
 
     async def _admit(self) -> Deny | None:
         scope, id_ = self._scope, self._scope[REQUEST_ID_KEY]
@@ -77,14 +84,17 @@ class Asking:
         return None
 
     def _hand_over(self, mandate: Mandate) -> None:
-        self._mandate = self._scope[MANDATE_KEY] = mandate
+        self._scope[MANDATE_KEY] = mandate
         self._scope.setdefault("state", {})["mandate"] = mandate
 
 
 def asking(guard: "Guard") -> Asking | None:
-    """Return the questions to `guard` about the request that is being served; None if it came not by way of it."""
+    """Return the questions to `guard` about the request that is being served.
+
+    None if the last guard that it came by is another, and once the app has ended that served it.
+    """
     current = _current.get()
-    return current if current is not None and current.guard is guard else None
+    return current if current is not None and current.guard is guard and not current.is_over else None
 
 
 @contextmanager

@@ -49,9 +49,22 @@ class Gate:
         self._is_shut = False
         self._deadline: asyncio.Timeout | None = None  # there is one while the app runs
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether the app has ended. Nothing passes any more, and nobody is looked after."""
+        return self._is_shut
+
+    @property
+    def looks_after(self) -> bool:
+        """Whether a call was let in that has not ended."""
+        return self._call is not None
+
     def let_in(self, call: Call) -> None:
         """Look after `call` from now on, in place of one that was let in before with less to meet."""
         self.end()
+        if self._is_shut:
+            call.end()
+            return
         self._call = call
         call.on_cut(self._cut)
 
@@ -62,8 +75,9 @@ class Gate:
 
     def end(self) -> None:
         """Look after nothing any more."""
-        if self._call is not None:
-            self._call.end()
+        call, self._call = self._call, None
+        if call is not None:
+            call.end()
 
     async def run(self, app: ASGIApp) -> None:
         """Run `app` to its end. What it raises because it was refused or cut is dropped."""
