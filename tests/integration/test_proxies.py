@@ -300,6 +300,14 @@ async def test_a_web_socket_passes_after_the_question(world: World) -> None:
     assert_nobody_lied(world)
 
 
+@pytest.mark.parametrize("to", [b"h2c", b"h2c, websocket", b"websocket, h2c", b"websocketx", b"TLS/1.0"])
+async def test_no_other_upgrade_reaches_the_service(world: World, to: bytes) -> None:
+    settings = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + to, b"HTTP2-Settings: AAMAAABkAAQAAP__")
+    answer, _ = await world.ask(BEARER, *settings)
+    assert answer.status == 200
+    assert [value for head in world.seen for value in head.all("upgrade") if value] == []
+
+
 async def test_a_web_socket_without_a_token_is_refused_and_the_next_question_is_answered(world: World) -> None:
     for _ in range(3):
         answer, _ = await world.ask(*UPGRADE, first=b"GET /socket HTTP/1.1")

@@ -46,8 +46,8 @@ async def ask(
     app: Any, *headers: tuple[str, str], path: str = "/", method: str = "GET", content: bytes = b""
 ) -> httpx2.Response:
     """Ask, and look at what holds for every answer."""
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://auth.example") as client:
-        answer = await client.request(method, path, headers=list(headers), content=content)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as client:
+        answer = await client.request(method, f"http://auth.example{path}", headers=list(headers), content=content)
     assert answer.status_code in {200, 401, 403}
     assert len(answer.headers.get_list("x-request-id")) == (answer.headers.get("x-countermand-error") != "internal")
     for name in NOBODY:
@@ -170,6 +170,7 @@ async def test_a_bound_of_staleness_reaches_the_replica() -> None:
 
 
 NO_REQUIREMENTS = [
+    "",
     *("scope", "scope=", "scope=a b", "scope=a+b", 'scope=a"', "scope=%ff", "scope=é", "Scope=a", "scopes=a", "=a"),
     *("scope=a&", "&scope=a", "scope=a&&scope=b", "auth", "..", "%2f"),
     *("max_staleness=", "max_staleness=2", "max_staleness=nan", "max_staleness=inf", "max_staleness=ten", "a=b"),
@@ -188,7 +189,25 @@ def test_what_can_be_read() -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/x-scope", "/auth", "/scope=a&b=c/scope=read", "/.well-known/x", "/max_staleness=1"])
+@pytest.mark.parametrize("path", ["/", "/-", "/-/", "/-//scope=admin", "/-/scope=admin"])
+async def test_a_url_may_say_that_it_adds_nothing(path: str) -> None:
+    assert (await ask(ForwardAuth(guard()), BEARER, path=path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/x-scope",
+        "/auth",
+        "//scope=read",
+        "//",
+        "/-x/",
+        "/*",
+        "/scope=a&b=c/scope=read",
+        "/.well-known/x",
+        "/max_staleness=1",
+    ],
+)
 async def test_a_url_that_says_nothing_lets_nobody_pass_and_is_logged_once(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -315,4 +334,4 @@ async def test_who_is_let_in_and_revoked_is_refused_at_once() -> None:
 
 
 def test_nothing_required_is_the_very_object() -> None:
-    assert ForwardAuth(guard())._required == {b"": NOTHING_REQUIRED}
+    assert ForwardAuth(guard())._required == {b"-": NOTHING_REQUIRED}

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
@@ -25,14 +26,15 @@ def anyio_backend() -> str:
         ("https://api.example", "https://api.example/.well-known/oauth-protected-resource"),
         ("https://api.example/", "https://api.example/.well-known/oauth-protected-resource"),
         ("http://127.0.0.1:8000/mcp", "http://127.0.0.1:8000/.well-known/oauth-protected-resource/mcp"),
-        ("https://[::1]/a/b/", "https://[::1]/.well-known/oauth-protected-resource/a/b"),
+        ("https://[::1]/a/b/", "https://[::1]/.well-known/oauth-protected-resource/a/b/"),
+        ("https://api.example/a%20b", "https://api.example/.well-known/oauth-protected-resource/a%20b"),
     ],
 )
 def test_the_document_stands_between_host_and_path(audience: str, metadata_url: str) -> None:
     resource = ProtectedResource.of(audience, ISSUER, ["write", "read"])
     assert resource is not None
     assert resource.metadata_url == metadata_url
-    assert metadata_url.endswith(resource.path)
+    assert unquote(metadata_url).endswith(resource.path)
     assert json.loads(resource.metadata) == {
         "resource": audience,
         "authorization_servers": [ISSUER],
@@ -71,6 +73,15 @@ async def test_anybody_may_read_it_and_nothing_else() -> None:
     assert "max-age" in told.headers["cache-control"]
     assert (head.status_code, head.content) == (200, b"")
     assert [other.status_code for other in others] == [401, 401, 401]
+
+
+@pytest.mark.parametrize("path", ["/mcp/", "/a%20b/mcp", "/a"])
+async def test_it_is_found_where_a_challenge_says(path: str) -> None:
+    app = guard(audience=AUDIENCE + path).asgi(refuses)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=AUDIENCE) as client:
+        challenge = (await client.get("/")).headers["www-authenticate"]
+        found = await client.get(challenge.partition('resource_metadata="')[2].partition('"')[0])
+    assert found.json()["resource"] == AUDIENCE + path
 
 
 async def test_a_web_socket_at_its_path_is_guarded_like_any_other() -> None:

@@ -11,7 +11,7 @@ Every answer has every identity header, empty where nobody is named: a proxy tha
 a client sent under their names.
 
 The first segment of the path says what the request must meet beyond what the guard requires, form-encoded:
-`/scope=read&scope=write&max_staleness=10`; `/` adds nothing. It is the proxy's word, in the URL that its configuration
+`/scope=read&scope=write&max_staleness=10`; `/` adds nothing, and the segment `-` neither. It is the proxy's word, in the URL that its configuration
 gives. What comes after it is not read, nor is the query: some proxies put the client's own there. What cannot be read
 as requirements is refused.
 Source: docs/protocol.md, "Answers"; RFC 9728.
@@ -62,7 +62,7 @@ class ForwardAuth:
 
     def __init__(self, guard: "Guard") -> None:
         self._guard = guard
-        self._required: dict[bytes, Requirements | None] = {b"": NOTHING_REQUIRED}
+        self._required: dict[bytes, Requirements | None] = {b"-": NOTHING_REQUIRED}
         self._identities = _Identities()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +87,8 @@ class ForwardAuth:
         """Return the answer; None where it was given already, as a whole."""
         required = None
         if (path := scope["raw_path"]) != b"/":
-            segment = path.split(b"/", 2)[1]
+            _, _, rest = path.partition(b"/")  # of `*` there is none
+            segment = rest.partition(b"/")[0]
             required = self._required.get(segment) or self._understood(segment)
             if required is None:
                 return self._elsewhere(scope)
@@ -163,7 +164,7 @@ def parse_requirements(segment: bytes) -> Requirements:
     required = NOTHING_REQUIRED
     try:
         for name, value in parse_qsl(
-            segment.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict"
+            segment.decode("ascii") or "=", keep_blank_values=True, strict_parsing=True, errors="strict"
         ):
             required &= _REQUIREMENTS[name](value)
     except (KeyError, ValueError):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Self
+from urllib.parse import unquote
 
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 
@@ -20,7 +21,7 @@ _URL = re.compile(r"(?=[\x21\x23-\x5b\x5d-\x7e]+\Z)(?P<origin>https?://[^/?#]+)(
 
 @dataclass(frozen=True, slots=True)
 class ProtectedResource:
-    """The document about one resource, and where it is found: `path` on its server, `metadata_url` for its clients."""
+    """The document about one resource, and where it is: `path` on its server, decoded; `metadata_url` for its clients."""
 
     path: str
     metadata_url: str
@@ -35,7 +36,7 @@ class ProtectedResource:
         url = _URL.fullmatch(audience)
         if url is None:
             return None
-        path = f"{WELL_KNOWN}{(url['path'] or '').rstrip('/')}"
+        path = WELL_KNOWN + ("" if url["path"] in {None, "/"} else url["path"])
         members = {
             "resource": audience,
             "authorization_servers": [issuer],
@@ -43,7 +44,7 @@ class ProtectedResource:
             "scopes_supported": sorted(scopes),
         }
         said = json.dumps({name: value for name, value in members.items() if value}, separators=(",", ":"))
-        return cls(path, f"{url['origin']}{path}", said.encode())
+        return cls(unquote(path), f"{url['origin']}{path}", said.encode())
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
