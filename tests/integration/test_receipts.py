@@ -122,6 +122,17 @@ async def test_a_best_effort_one_is_named_and_never_counts_by_time(rooms: Rooms)
     assert [one.replica_id for one in found.best_effort] == ["lenient"]
 
 
+async def test_a_best_effort_one_that_fell_silent_is_named_though_it_does_not_count(rooms: Rooms) -> None:
+    await rooms.report("key", at(0, BEST_EFFORT))
+    rooms.clock.advance(LIVE_MS + 1)
+    await rooms.report("key", at(0))
+    await revoke(rooms)
+    await rooms.report("key", at(1))
+    found = await receipt(rooms)
+    assert (found.of, found.is_enforced) == (1, True)
+    assert [one.replica_id for one in found.best_effort] == ["lenient"]
+
+
 async def test_a_bound_of_years_is_none(rooms: Rooms) -> None:
     await rooms.report("key", replace(STRICT, max_staleness_ms=2**53 - 1))
     await revoke(rooms)

@@ -173,6 +173,32 @@ async def test_replicas_that_were_replaced_make_room_for_those_that_live(
     assert {one.report.replica_id for one in await rooms.service.replicas.all()} == {"two", "three", "theirs"}
 
 
+async def test_whoever_could_still_let_pass_keeps_its_room_longest(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("countermand.authority.replicas.MAX_OF_KEY", 3)
+    patient = replace(report("patient"), max_staleness_ms=10 * LIVE_MS)
+    for before in (patient, replace(report("lenient"), strict=False), report("usual")):
+        await rooms.report("key", before)
+    rooms.clock.advance(LIVE_MS + 1)
+    for new, stay in (("one", {"patient", "lenient", "one"}), ("two", {"patient", "one", "two"})):
+        await rooms.report("key", report(new))
+        assert {one.report.replica_id for one in await rooms.service.replicas.all()} == stay
+    with pytest.raises(BusyError):
+        await rooms.report("key", report("three"))
+
+
+async def test_one_who_does_not_wait_for_the_answer_takes_nobody_elses(rooms: Rooms) -> None:
+    replicas = rooms.service.replicas
+    gone, waiting = (asyncio.create_task(replicas.report("key", report(name))) for name in ("one", "two"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    await replicas.write()
+    await waiting
+    assert {one.report.replica_id for one in await replicas.all()} == {"one", "two"}
+
+
 async def test_one_that_was_silent_and_is_back_keeps_its_room(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     for before in ("one", "two"):
         await rooms.report("key", report(before))

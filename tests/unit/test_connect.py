@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from typing import Any
 
 import pytest
@@ -280,18 +279,6 @@ def test_only_the_event_loop_that_follows_stops_it() -> None:
 
     following = Following(Work())  # type: ignore[arg-type]  # all that it uses
     assert asyncio.run(in_one()) == (True, False)
-
-
-@held
-async def test_what_was_begun_before_a_fork_does_not_run_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    following = Following(Work())  # type: ignore[arg-type]  # all that it uses
-    await following.start()
-    before = following.running
-    with monkeypatch.context() as forked:
-        forked.setattr(os, "getpid", lambda: 0)
-        after = following.running
-    await following.aclose()
-    assert (before, after) == (True, False)
 
 
 def test_after_its_event_loop_is_gone_the_next_one_follows() -> None:

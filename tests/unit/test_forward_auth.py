@@ -139,7 +139,7 @@ async def test_an_answer_has_the_id_of_the_request_or_a_new_one() -> None:
         ("/scope=admin/scope=read?scope=read", 403),
         ("/scope=admin//", 403),
         ("/scope=read/anything/of/the/client's?scope=admin&x", 200),
-        ("//anything", 200),
+        ("/-/anything", 200),
         ("/?scope=admin", 200),
     ],
 )
@@ -217,7 +217,7 @@ async def test_a_url_that_says_nothing_lets_nobody_pass_and_is_logged_once(
         assert (answer.status_code, answer.headers["x-countermand-error"]) == (403, "configuration")
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert path.split("/")[1] not in record.getMessage(), "it may be a client's, and hold a token"
+    assert (path.split("/")[1] or path) not in record.getMessage(), "it may be a client's, and hold a token"
 
 
 async def test_what_is_remembered_of_urls_is_bounded_and_so_is_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """The guard before a WSGI app: what reaches the app, and what is answered instead."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -301,6 +302,37 @@ def test_an_answer_that_has_begun_breaks_where_a_denial_comes() -> None:
 
     assert (answer.status, answer.body) == (200, b"begun")
     assert isinstance(answer.broke, ConnectionResetError)
+
+
+@pytest.mark.parametrize(("scope", "status"), [("read", 200), ("admin", 403)])
+def test_what_makes_the_chunks_may_ask_too(scope: str, status: int) -> None:
+    guarding = guard()
+
+    @requires(guarding, required_scopes=[scope])
+    def made() -> bytes:
+        return b"made"
+
+    def chunks(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", PLAIN)
+        yield made()
+
+    assert served(guarding, chunks).status == status
+    with pytest.raises(ConfigurationError):
+        made()
+
+
+@pytest.mark.parametrize("scopes", [("read", "write"), ("read", "admin")])
+def test_asked_again_no_call_is_left_in_flight(scopes: tuple[str, ...]) -> None:
+    guarding = guard()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        for scope in scopes[:-1]:
+            requires(guarding, required_scopes=[scope])(lambda: None)()
+        return asks(guarding, required_scopes=scopes[-1:])(environ, start_response)
+
+    served(guarding, app)
+    guarding.close()
+    assert guarding.in_flight == 0
 
 
 def test_who_asks_without_a_request_or_about_another_guards_is_told_what_is_missing() -> None:

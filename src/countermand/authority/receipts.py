@@ -56,7 +56,7 @@ class Receipt:
 
     `enforced` counts those that have reported it, and those that refuse by now: `refusing` of them. `first_ms` and
     `last_ms` are from the entry's time to the arrival of a report; None where that is not known of all. `behind` are
-    the others, the furthest first, and `best_effort` those that never refuse: 100 of each at the most.
+    the others, the furthest first. `best_effort` are those that never refuse, silent ones too: 100 of each at the most.
     """
 
     seq: int
@@ -154,6 +154,7 @@ class _Watch:
         self._behind = {(one.key_id, one.report.replica_id) for one in behind}
         taken_ms = [self._taken_ms(one) for one in counted if one.rev >= rev]
         known_ms = [ms for ms in taken_ms if ms is not None]
+        lenient = [one for one in seen.values() if not one.report.strict and (self._counts(one) or one.rev < rev)]
         is_known = 0 < len(taken_ms) == len(known_ms)
         return Receipt(
             seq=rev.seq,
@@ -164,7 +165,7 @@ class _Watch:
             first_ms=min(known_ms) if is_known else None,
             last_ms=max(known_ms) if is_known else None,
             behind=tuple(map(self._named, behind[:MOST_NAMED])),
-            best_effort=tuple(map(self._named, [one for one in counted if not one.report.strict][:MOST_NAMED])),
+            best_effort=tuple(map(self._named, lenient[:MOST_NAMED])),
         )
 
     def _named(self, one: ReportedReplica) -> NamedReplica:

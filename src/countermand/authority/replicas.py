@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Row, delete, select, text
+from sqlalchemy import Row, delete, not_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -20,12 +20,13 @@ from countermand.authority.model import ReplicaReport, ReportedReplica
 from countermand.authority.witnesses import Witnesses
 from countermand.errors import BusyError, CountermandError, DisputedError
 from countermand.log.freshness import Instant
+from countermand.log.state import CLOCK_TOLERANCE_MS
 
 LIVE_MS: Final = 60_000
 """A replica that reports counts as live for so long after its last word; it reports six times as often."""
 KEPT_MS: Final = 86_400_000
 MAX_OF_KEY: Final = 4_096
-"""How many replicas may report with one API key. Where there are as many, those go that are not live."""
+"""How many replicas may report with one API key. Where there are as many, those go that do not matter any more."""
 OWN_KEY: Final = ""
 """What a replica in the authority's own process reports with."""
 GATHER_S: Final = 0.02
@@ -185,14 +186,19 @@ class Replicas:
 
 
 async def _without_room(connection: AsyncConnection, key_id: str, ids: Collection[str], now_ms: int) -> set[Who]:
-    """Return which of those that report now are new with this key, and find no room beside those that live."""
+    """Return which of those that report now are new with this key, and find no room beside those that stay.
+
+    That are those that live, and those that could still let pass what they have not heard of, as long as possible.
+    """
     query = select(_REPLICAS.replica_id).where(_REPLICAS.key_id == key_id)
     rows = (await connection.execute(query)).scalars().all()
     new, room = sorted(set(ids).difference(rows)), MAX_OF_KEY - len(rows)
-    if len(new) > room:
-        gone = _REPLICAS.key_id == key_id, _REPLICAS.reported_at_ms < live_since(now_ms)
-        taken = await connection.execute(delete(tables.replicas).where(*gone, _REPLICAS.replica_id.not_in(ids)))
-        room += taken.rowcount
+    refuses_at_ms = _REPLICAS.reported_at_ms + _REPLICAS.max_staleness_ms + CLOCK_TOLERANCE_MS
+    for gone in (_REPLICAS.strict & (refuses_at_ms < now_ms), not_(_REPLICAS.strict)):
+        if len(new) > room:
+            silent = _REPLICAS.key_id == key_id, _REPLICAS.reported_at_ms < live_since(now_ms)
+            away = delete(tables.replicas).where(*silent, _REPLICAS.replica_id.not_in(ids), gone)
+            room += (await connection.execute(away)).rowcount
     return {(key_id, replica_id) for replica_id in new[max(room, 0) :]}
 
 

@@ -13,6 +13,7 @@ metrics       the same, as Prometheus scrapes it
 asking        how an app asks the guard about the request that it serves
 asgi          the guard before an ASGI app: HTTP, web sockets, lifespan
 gateway       an app that forwards to a service, behind the guard
+forks         what is renewed in a process that was forked
 thread        the guard in a thread of its own, for threads to ask
 wsgi          the guard before a WSGI app
 mcp           for servers made with the official MCP SDK

@@ -2,9 +2,9 @@
 
     server = FastMCP("notes", auth=MandateAuth(guard))
 
-The guard stands before all that the server serves, and is asked where FastMCP wants to know who acts: at the MCP
-endpoint, not at routes of your own. From then on it answers, and ends streams. Source: the MCP specification,
-"Authorization"; RFC 9728.
+The guard stands before all that the server serves, and is asked about every request that carries a token. From then on
+it answers, and ends streams. What carries none is let through to routes of your own, and not to the MCP endpoint.
+Source: the MCP specification, "Authorization"; RFC 9728.
 """
 
 from fastmcp.server.auth import AccessToken, AuthProvider

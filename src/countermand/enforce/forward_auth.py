@@ -11,9 +11,9 @@ Every answer has every identity header, empty where nobody is named: a proxy tha
 a client sent under their names.
 
 The first segment of the path says what the request must meet beyond what the guard requires, form-encoded:
-`/scope=read&scope=write&max_staleness=10`; `/` adds nothing, and the segment `-` neither. It is the proxy's word, in the URL that its configuration
-gives. What comes after it is not read, nor is the query: some proxies put the client's own there. What cannot be read
-as requirements is refused.
+`/scope=read&scope=write&max_staleness=10`; `/` adds nothing, and neither does the segment `-`. It is the proxy's word,
+in the URL that its configuration gives. What comes after it is not read, nor is the query: some proxies put the
+client's own there. What cannot be read as requirements is refused.
 Source: docs/protocol.md, "Answers"; RFC 9728.
 """
 

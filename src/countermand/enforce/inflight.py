@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from countermand.enforce.decision import Code, Deny
+from countermand.enforce.forks import renew_in_children
 from countermand.enforce.revocations import Asked
 from countermand.enforce.trace import Outcome, Trace
 from countermand.errors import ExpiredTokenError
@@ -123,6 +124,10 @@ class InFlight:
         self._asked = asked
         self._clock_s = clock_s
         self._trace = trace
+        self._renew()
+        renew_in_children(self._renew)
+
+    def _renew(self) -> None:
         self._watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self._changing = threading.Lock()
 

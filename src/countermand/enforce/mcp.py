@@ -14,10 +14,11 @@ from typing import Any
 
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.auth.settings import AuthSettings
-from pydantic import AnyHttpUrl, Field
+from pydantic import AnyHttpUrl, Field, ValidationError
 
 from countermand.enforce.asking import asking
 from countermand.enforce.guard import Guard
+from countermand.errors import ConfigurationError
 from countermand.tokens.mandate import LEEWAY_S, Mandate
 
 _log = logging.getLogger(__name__)
@@ -45,12 +46,19 @@ class MandateVerifier(TokenVerifier):
 
 
 def auth_settings(guard: Guard) -> AuthSettings:
-    """Return what the SDK wants to know about the resource. The guard checks its audience, and its scopes."""
-    return AuthSettings(
-        issuer_url=AnyHttpUrl(guard.issuer),
-        resource_server_url=AnyHttpUrl(guard.audience) if guard.resource is not None else None,
-        validate_token_resource=False if guard.resource is not None else None,
-    )
+    """Return what the SDK wants to know about the resource. The guard checks its audience, and its scopes.
+
+    Raises:
+        ConfigurationError: the issuer is no URL.
+    """
+    try:
+        return AuthSettings(
+            issuer_url=AnyHttpUrl(guard.issuer),
+            resource_server_url=AnyHttpUrl(guard.audience) if guard.resource is not None else None,
+            validate_token_resource=False if guard.resource is not None else None,
+        )
+    except ValidationError:
+        raise ConfigurationError("to an MCP server an issuer is an http or https URL") from None
 
 
 def token_fields(token: str, mandate: Mandate, audience: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _URL = re.compile(r"(?=[\x21\x23-\x5b\x5d-\x7e]+\Z)(?P<origin>https?://[^/?#]+)(
 
 @dataclass(frozen=True, slots=True)
 class ProtectedResource:
-    """The document about one resource, and where it is: `path` on its server, decoded; `metadata_url` for its clients."""
+    """The document about one resource, and where it is found: `metadata_url`; `path` on its server, decoded."""
 
     path: str
     metadata_url: str

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.forks import renew_in_children
 from countermand.enforce.inflight import Call
 from countermand.enforce.trace import Outcome
 from countermand.tokens.cache import VerifiedToken
@@ -44,6 +45,10 @@ class GuardThread:
 
     def __init__(self, guard: "Guard") -> None:
         self.guard = guard
+        self._renew()
+        renew_in_children(self._renew)
+
+    def _renew(self) -> None:
         self._changing = threading.Lock()
         self._thread: _LoopThread | None = None
         self._keys: tuple[KeySet, float] | None = None  # the issuer's, and when it was asked, by the loop's time

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, Final, Self, TypeAlias
 
 from countermand.enforce.decision import Deny
+from countermand.enforce.forks import renew_in_children
 from countermand.enforce.revocations import Asked
 from countermand.errors import MalformedError
 from countermand.tokens.cache import VerifiedToken
@@ -131,6 +132,10 @@ class Trace:
         self._asked = asked
         self._clock_s = clock_s
         self._counts: dict[Tally, int] = {}
+        self._begin_counting()
+        renew_in_children(self._begin_counting)
+
+    def _begin_counting(self) -> None:
         self._counting = threading.Lock()
 
     def counts(self) -> dict[Tally, int]:

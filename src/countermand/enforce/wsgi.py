@@ -65,9 +65,9 @@ class GuardWsgiMiddleware:
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         if resource is not None and resource.is_asked_for(environ.get("REQUEST_METHOD"), path):
             return [gate.answer(200, resource.headers, resource.metadata)]
+        environ["wsgi.input"] = _Input(gate, environ["wsgi.input"])
         if not self._on_demand and gate.admit() is not None:
             return _Answer(gate, ())
-        environ["wsgi.input"] = _Input(gate, environ["wsgi.input"])
         try:
             with _begun(gate):
                 return _Answer(gate, self.app(environ, gate.start_response))
@@ -228,13 +228,19 @@ class _Answer:
         gate = self._gate
         if gate.denial is not None:  # it asked, and answered all the same
             return
-        for chunk in self._chunks:
+        chunks = iter(self._chunks)
+        while (chunk := self._made(chunks)) is not None:
             if not gate.passes():
                 return
             gate.begin()
             yield chunk
         if gate.passes():  # the end is no less than a chunk
             gate.begin()
+
+    def _made(self, chunks: Iterator[bytes]) -> bytes | None:
+        """Return the next chunk, None at the end. What makes it may ask, as the app itself may."""
+        with _begun(self._gate):
+            return next(chunks, None)
 
     def close(self) -> None:
         """Let the app and the call end. The server calls it, however far it came."""

@@ -68,10 +68,11 @@ class Reporter:
     async def _report(self, replica_id: str) -> bool:
         try:
             await self._send({"replica_id": replica_id} | self._replica.report())
-        except CountermandError as error:
-            if error.code != self._failure:
-                _log.warning("the authority cannot be told about this replica: %s", error, extra={"code": error.code})
-            self._failure = error.code
+        except Exception as error:  # noqa: BLE001 - whatever it is, the replica goes on
+            code = error.code if isinstance(error, CountermandError) else type(error).__name__
+            if code != self._failure:
+                _log.warning("the authority cannot be told about this replica: %s", code, extra={"code": code})
+            self._failure = code
             return False
         self._failure = None
         return True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from countermand.enforce.decision import NOTHING_REQUIRED, Requirements
+from countermand.enforce.forks import renew_in_children
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError, MalformedError
 from countermand.log.checkpoint import Pin
@@ -81,15 +82,18 @@ class Following:
     def __init__(self, follower: Follower, reporter: Reporter | None = None) -> None:
         self._follower = follower
         self._reporter = reporter
+        self._renew()
+        renew_in_children(self._renew)
+
+    def _renew(self) -> None:
         self._task: asyncio.Task[None] | None = None
-        self._pid = 0
         self._starting = threading.Lock()
 
     @property
     def running(self) -> bool:
-        """Whether it follows, in an event loop that runs. After a fork none does, whatever it says of itself."""
+        """Whether it follows, in an event loop that runs."""
         task = self._task
-        return task is not None and not task.done() and task.get_loop().is_running() and self._pid == os.getpid()
+        return task is not None and not task.done() and task.get_loop().is_running()
 
     async def start(self) -> None:
         """Begin to follow, unless that has begun in an event loop that runs."""
@@ -97,7 +101,6 @@ class Following:
             if not self.running:
                 self._task = asyncio.create_task(self._run(), name="countermand follower")
                 self._task.add_done_callback(_say_why)
-                self._pid = os.getpid()
 
     async def _run(self) -> None:
         async with beside(*([self._reporter.run()] if self._reporter else [])):
