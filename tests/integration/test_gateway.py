@@ -171,6 +171,52 @@ async def test_a_connection_that_the_service_closed_meanwhile_is_not_noticed(fro
         assert (status, _error(answer)) == (502, "bad_gateway")  # it may have been done: nobody repeats it
 
 
+@pytest.mark.parametrize("head", [OK, b"HTTP/1.1 304 Not Modified\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"])
+@pytest.mark.parametrize(
+    "more", [b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON", b"PO", b"HTTP/1.1 408 Late\r\n\r\n"]
+)
+async def test_what_nobody_asked_for_is_nobodys_answer(front: Front, head: bytes, more: bytes) -> None:
+    poisoned = asyncio.Event()
+
+    async def poison(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        await going_on.wait()
+        writer.write(more)
+        await writer.drain()
+        poisoned.set()
+        await reader.read()
+
+    async with listening(poison) as upstream, front.to(upstream) as url:
+        for _ in range(3):
+            going_on = asyncio.Event()
+            poisoned.clear()
+            status, answer = await _ask(url, request("GET /"))
+            assert (status, b"POISON" in answer) == (int(head[9:12]), False)
+            going_on.set()
+            await asyncio.wait_for(poisoned.wait(), DEADLINE_S)
+            await _turns()
+
+
+async def _turns() -> None:
+    """Let the event loop read what has arrived."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_whoever_dies_of_a_request_is_not_asked_again(front: Front) -> None:
+    asked = 0
+
+    async def dies(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+
+    async with listening(dies) as upstream, front.to(upstream) as url:
+        assert (await _ask(url, request("GET /")))[0] == 502
+    assert asked == 1
+
+
 async def test_a_body_streams_in_and_an_answer_out_at_the_same_time(front: Front) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -395,6 +441,35 @@ async def test_a_client_that_goes_takes_its_request_with_it(front: Front, sent: 
             client.send(sent)
             await asyncio.wait_for(begun.wait(), DEADLINE_S)
         assert not (await asyncio.wait_for(rest, DEADLINE_S)).endswith(b"0\r\n\r\n")
+
+
+async def test_a_client_that_goes_is_not_waited_for_by_a_service_that_takes_nothing(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "ANSWER_S", 0.5)
+    ended = asyncio.Event()
+    running = forward.Exchange.run
+
+    async def run(exchange: forward.Exchange) -> None:
+        try:
+            await running(exchange)
+        finally:
+            ended.set()
+
+    async def begins_and_reads_no_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a socket's
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await ended.wait()
+
+    monkeypatch.setattr(forward.Exchange, "run", run)
+    async with listening(begins_and_reads_no_more) as upstream, front.to(upstream, max_body=10**9) as url:
+        async with Client.of(url) as client:
+            client.send(request("POST /", b"content-length: 100000000\r\n", b"a" * 30_000_000))
+            async with asyncio.timeout(DEADLINE_S):
+                await client.reader.readuntil(b"data: 1\n\n")
+            client.writer.transport.abort()
+        await asyncio.wait_for(ended.wait(), DEADLINE_S)
 
 
 async def test_a_client_that_goes_ends_a_silent_stream(front: Front) -> None:

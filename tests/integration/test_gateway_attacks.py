@@ -95,6 +95,7 @@ REFUSED = {
     "a negative length": request("POST /", b"content-length: -5\r\n", b"hello"),
     "a length in hexadecimal": request("POST /", b"content-length: 0x5\r\n", b"hello"),
     "an endless length": request("POST /", b"content-length: 99999999999999999999\r\n", b"hello"),
+    "a length of many digits": request("POST /", b"content-length: " + b"0" * 5000 + b"5\r\n", b"hello"),
     "a length and chunks": request("POST /", b"content-length: 5\r\n" + CHUNKED, b"0\r\n\r\n"),
     "chunks and a length": request("POST /", CHUNKED + b"content-length: 5\r\n", b"0\r\n\r\n"),
     "another encoding": request("POST /", b"transfer-encoding: gzip\r\n", b"0\r\n\r\n"),
@@ -180,6 +181,13 @@ async def test_what_follows_a_body_is_a_request_of_its_own_with_a_token_of_its_o
     assert stage.service.received.count(b"GET /hidden") == 1  # the body, as a body
 
 
+async def test_a_length_arrives_in_its_plainest_form(stage: Stage) -> None:
+    async with Client.of(stage.url) as client:
+        client.send(request("POST /", b"content-length: 0005\r\n", b"hello"))
+        assert (await client.answer())[0] == 200
+    assert stage.service.headers["content-length"] == "5"
+
+
 async def test_chunks_arrive_as_chunks_without_extensions_and_trailers(stage: Stage) -> None:
     body = b"5;evil=1\r\nhello\r\n0;evil=2\r\nauthorization: evil\r\nx-countermand-subject: evil\r\n\r\n"
     async with Client.of(stage.url) as client:
@@ -193,6 +201,15 @@ SPOOFS = [
     *("X-Countermand-Subject", "x-countermand-subject", "X_Countermand_Subject", "x_countermand-SUBJECT"),
     *("X.Countermand.Subject", "X-Countermand-Anything", "X-Countermand-", "x~countermand*subject"),
     *("X-Forwarded-For", "X_Forwarded_For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"),
+    *("X-Forwarded-Prefix", "X-Forwarded-Uri", "X-Forwarded-User", "X_Forwarded_Port", "X-Real-IP"),
+    *(
+        "X-Original-URL",
+        "X_Original_URL",
+        "X-Rewrite-URL",
+        "X-Original-URI",
+        "X-HTTP-Method-Override",
+        "X-Method-Override",
+    ),
     *("X_Request_Id", "Transfer_Encoding", "Content_Length", "Proxy-Authorization", "Keep-Alive", "TE", "Trailer"),
 ]
 

@@ -167,13 +167,13 @@ async def test_each_route_has_its_service_its_audience_and_its_scopes(shared: Ru
     _, plain = await _subject(shared)
     _, admin = await _subject(shared, scope=("admin",))
     _, other = await _subject(shared, OTHER, ("read",))
-    for path in ("/admin", "/admin/", "/admin/x", "/%61dmin", "/adm%69n/x?y"):
+    for path in ("/admin", "/admin/", "/admin/x", "/ADMIN", "/Admin/x", "/%61dmin", "/adm%69n/x?y"):
         assert await _status(stage.url, path, plain) == 403
         assert await _status(stage.url, path, admin) == 200
     for path in ("/other", "/other/x", "/%6Fther/x"):
         assert await _status(stage.url, path, plain) == 401
         assert await _status(stage.url, path, other) == 200
-    for path in ("/others", "/admin%3fx", "/Admin", "/x/admin"):
+    for path in ("/others", "/admin%3fx", "/x/admin"):
         assert await _status(stage.url, path, plain) == 200
         assert await _status(stage.url, path, other) == 401
         assert f"GET {path}" in stage.here.requests

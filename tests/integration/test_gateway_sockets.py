@@ -16,6 +16,7 @@ from countermand.enforce.gateway import sockets
 from countermand.enforce.gateway.upstream import MAX_MESSAGE_BYTES
 from countermand.enforce.guard import Guard
 from countermand.log.verdict import CLEAR, Revoked, Unknown
+from countermand.wiring import gateway
 from tests.integration.gateways import Front, fronting, listening
 from tests.running import DEADLINE_S
 from tests.unit.guarded import TOKEN_TEXT, Answers, guard, revoked
@@ -166,6 +167,55 @@ async def test_nobody_is_given_more_messages_than_it_takes(front: Front) -> None
         assert sent < 40_000_000
         for _ in range(sent // 100_000):
             await socket.recv()
+        socket.transport.abort()
+
+
+async def test_a_service_that_takes_no_messages_is_let_go(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "TAKE_S", 0.5)
+    over = asyncio.Event()
+
+    async def sits(socket: ServerConnection) -> None:
+        socket.transport.pause_reading()
+        await over.wait()
+        socket.transport.abort()
+
+    async with _through(front, sits) as url, _client(url) as socket:
+        flood = asyncio.create_task(_flood(socket))
+        try:
+            assert await _closed(socket) == (sockets.BROKEN_UPSTREAM, "")
+        finally:
+            flood.cancel()
+            over.set()
+
+
+async def _flood(socket: ClientConnection) -> None:
+    with suppress(ConnectionClosed):
+        while True:
+            await socket.send(b"a" * 100_000)
+
+
+async def test_the_pings_of_who_reads_nothing_are_not_answered_for_ever(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    connection_made = gateway._Sockets.connection_made
+
+    def making(protocol: Any, transport: Any) -> None:
+        made.append(transport)
+        connection_made(protocol, transport)
+
+    async def sits(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+
+    monkeypatch.setattr(gateway._Sockets, "connection_made", making)
+    async with _through(front, sits) as url, _client(url, ping_interval=None) as socket:
+        socket.transport.pause_reading()
+        ping = b"\x89\xfd\0\0\0\0" + b"a" * 125
+        for _ in range(100):
+            socket.transport.write(ping * 2_000)
+            while socket.transport.get_write_buffer_size():  # noqa: ASYNC110 - a transport has no event
+                await asyncio.sleep(0)
+        assert made[0].get_write_buffer_size() < 1_000_000, "of 26 MB"
         socket.transport.abort()
 
 

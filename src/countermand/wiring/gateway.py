@@ -25,13 +25,22 @@ GRACE_S: Final = 10
 
 
 class _Sockets(Draining, WebSocketsSansIOProtocol):
-    """Web sockets by `websockets`. A handshake that it cannot read is answered, and does not wait for ever."""
+    """Web sockets by `websockets`. A handshake that it cannot read is answered, and does not wait for ever.
+
+    Who takes nothing of what is sent has its pings answered no more: they would pile up.
+    """
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
             self.transport.write(REFUSALS[400])
             self.transport.close()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # RFC 6455 §5.5.3: a later pong answers for it
 
 
 @asynccontextmanager

@@ -19,34 +19,52 @@ from countermand.enforce.forward_auth import WHOLE_ANSWER
 HEAD_S: Final = 10.0
 """For a request's head, from its first byte; for the first request, from when the connection is made."""
 STALL_S: Final = 60.0
-"""For a client to take some of what lies ready for it."""
+"""For a client to take some of what lies ready for it, give or take a look."""
+_LOOKS: Final = 6
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 100
 
 
 class Draining(asyncio.Protocol):
-    """Drops the connection of whoever takes nothing of what is sent. To be mixed into a protocol of uvicorn's."""
+    """Drops the connection of whoever takes nothing of what is sent. To be mixed into a protocol of uvicorn's.
+
+    It looks at what lies ready, whether more is being written or the connection is closed after it.
+    """
 
     loop: asyncio.AbstractEventLoop
     transport: Any
-    _stalled: asyncio.TimerHandle | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _left = 0
+    _looks_in_vain = 0
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(STALL_S, self.transport.abort)  # to close it would wait for the client
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._look_again()
 
     def resume_writing(self) -> None:
-        self._drained()
+        self._left = 0  # some was taken
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._drained()
+        self._look_no_more()
         super().connection_lost(exc)
 
-    def _drained(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _look_again(self) -> None:
+        self._looking = self.loop.call_later(STALL_S / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._looks_in_vain = self._looks_in_vain + 1 if 0 < self._left <= left else 0
+        self._left = left
+        if self._looks_in_vain >= _LOOKS:
+            self.transport.abort()  # to close it would wait for the client
+        else:
+            self._look_again()
+
+    def _look_no_more(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
 
 class _Bounded(Draining):
@@ -158,6 +176,7 @@ class HttpTools(_Bounded, HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._is_handed_over = True
         self._unwatch()
+        self._look_no_more()
         super().handle_websocket_upgrade()
 
     def _watch(self) -> None:

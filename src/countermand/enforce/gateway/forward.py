@@ -90,7 +90,7 @@ class Exchange:
         yield b""  # the head goes at once, and does not wait for a part of the body
         size, has_more = 0, True
         while has_more:
-            self._within(BODY_S, BODY_TOO_SLOW)
+            self._within(None if self._has_begun else BODY_S, BODY_TOO_SLOW)
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise self._ended(None)
@@ -100,7 +100,7 @@ class Exchange:
                 raise self._ended(BODY_TOO_LARGE)
             self._within(ANSWER_S, TIMED_OUT)
             yield chunk
-        self._within(ANSWER_S, TIMED_OUT)
+        self._within(None if self._has_begun else ANSWER_S, TIMED_OUT)
         self._watch_soon()
 
     def _watch_soon(self) -> None:
@@ -115,11 +115,11 @@ class Exchange:
             pass
         self._ended(None)
 
-    def _within(self, seconds: float, problem: Problem) -> None:
-        """Let the exchange end with `problem`, unless this is called again in time or an answer has begun."""
-        if not self._is_over and not self._has_begun:
+    def _within(self, seconds: float | None, problem: Problem) -> None:
+        """Let the exchange end with `problem`, unless this is called again in time. None: it has all the time."""
+        if not self._is_over:
             self._problem = problem
-            self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
+            self._limit.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
     def _ended(self, problem: Problem | None) -> "_EndedError":
         """End the exchange now; return what ends a body that is not whole."""
@@ -134,8 +134,7 @@ class Exchange:
             raise BadAnswerError(f"{self._upstream.origin} answered {status}")
         headers = answer_headers(answer.headers, has_body=status not in _WITHOUT_BODY)
         self._has_begun = True
-        if not self._is_over:
-            self._limit.reschedule(None)
+        self._within(None, TIMED_OUT)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         has_more = True
         while has_more:

@@ -24,6 +24,7 @@ _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOST: Final = re.compile(rb"[\w.\-:\[\]]+")
 _PATH: Final = re.compile(rb"/[\x21-\x7e]*")
 _QUERY: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _TRICK: Final = re.compile(
     rb"""
       [#?;\\]                                   # a fragment; parameters of a segment, which some servers cut off
@@ -45,8 +46,11 @@ _HOP_BY_HOP: Final = frozenset(
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     "authorization",  # an upstream that had the token could use it elsewhere
     *("host", "content-length", "expect"),  # the gateway's own
-    *("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"),
+    *("forwarded", "x-request-id", "x-real-ip"),
+    *("x-original-url", "x-original-uri", "x-rewrite-url"),  # to some services these are the path
+    *("x-http-method", "x-http-method-override", "x-method-override"),  # and these the method
 }
+_NOT_FORWARDED_BEGIN: Final = (PREFIX, "sec-websocket-", "x-forwarded-")
 _NOT_ANSWERED: Final = frozenset(name.encode() for name in (*_HOP_BY_HOP, "date"))  # our server puts the date
 
 
@@ -82,7 +86,7 @@ def _problem_with_headers(scope: Scope) -> Problem | None:
 
 def _problem_with_framing(headers: list[Header]) -> Problem | None:
     lengths, encodings = values_of(headers, b"content-length"), values_of(headers, b"transfer-encoding")
-    if len(lengths) + len(encodings) > 1 or not all(length.isdigit() for length in lengths):
+    if len(lengths) + len(encodings) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         return invalid("a request says once how long its body is")
     if any(encoding.lower() != b"chunked" for encoding in encodings):
         return invalid("a body is transferred as it is, or in chunks")
@@ -111,7 +115,8 @@ def request_headers(scope: Scope) -> list[tuple[str, str]]:
         for name, value in headers
         if (forwarded := _forwarded(name)) is not None and forwarded not in named
     ]
-    sent += [("content-length", value.decode()) for value in values_of(headers, b"content-length")]
+    if scope["type"] == "http":
+        sent += [("content-length", str(int(value))) for value in values_of(headers, b"content-length")]
     sent += identity(scope[MANDATE_KEY]).items()
     sent += [
         ("x-request-id", scope[REQUEST_ID_KEY]),
@@ -135,7 +140,7 @@ def answer_headers(headers: Iterable[Header], *, has_body: bool) -> list[Header]
         raise BadAnswerError("a header has characters that belong in none")
     if any(value.lower() != b"chunked" for value in values_of(kept, b"transfer-encoding")):
         raise BadAnswerError("the body is encoded for its transfer in a way that we do not undo")
-    named = {name.encode() for name in _named_in_connection(kept)} | _NOT_ANSWERED
+    named = {name.encode() for name in _named_in_connection(kept)} - {b"content-length"} | _NOT_ANSWERED
     if not has_body:
         named.add(b"content-length")  # a status that has no body, and our server would wait for one
     return [(name, value) for name, value in kept if name not in named]
@@ -151,6 +156,6 @@ def _forwarded(name: bytes) -> str | None:
     """Return a header's name, in lower case; None for one that ends here, or that an upstream could take for such."""
     text = name.decode("ascii").lower()
     folded = re.sub(r"[^a-z0-9]", "-", text)
-    if folded in _NOT_FORWARDED or folded.startswith((PREFIX, "sec-websocket-")):
+    if folded in _NOT_FORWARDED or folded.startswith(_NOT_FORWARDED_BEGIN):
         return None
     return text

@@ -1,7 +1,7 @@
 """The routes of a gateway: which guard a request has to pass, and which upstream it then reaches.
 
-The longest path under which a request lies decides, by whole segments, and before anybody is asked who acts. A request
-that could be read in two ways has no route. Anybody may read what a resource says of itself.
+The longest path under which a request lies decides, by whole segments in any case, and before anybody is asked who
+acts. A request that could be read in two ways has no route. Anybody may read what a resource says of itself.
 Source: RFC 9728 §3.
 """
 
@@ -56,7 +56,7 @@ class Gateway:
         self._apps: dict[str, ASGIApp] = {}
         self._resources: dict[str, list[tuple[str, ASGIApp]]] = {}
         for route in sorted(routes, key=lambda route: len(route.path), reverse=True):
-            prefix = _prefix(route.path)
+            prefix = _prefix(route.path).lower()
             if prefix in self._apps:
                 raise ConfigurationError(f"two routes have the path {route.path}")
             app = GuardMiddleware(Forward(route.upstream, max_body), route.guard, route.requirements)
@@ -85,8 +85,9 @@ class Gateway:
         path = unquote(scope["raw_path"].decode())
         if path in self._resources and scope.get("method") in {"GET", "HEAD"}:
             return self._resource(path, values_of(scope["headers"], b"host")[0].decode())
+        folded = path.lower()  # to some services case says nothing
         for prefix, app in self._apps.items():
-            if path == prefix or path.startswith(f"{prefix}/"):
+            if folded == prefix or folded.startswith(f"{prefix}/"):
                 return app
         return None
 

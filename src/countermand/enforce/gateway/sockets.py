@@ -18,6 +18,8 @@ from countermand.enforce.gateway.upstream import Socket, Upstream
 from countermand.errors import TransportError
 
 HANDSHAKE_S: Final = 10.0
+TAKE_S: Final = 60.0
+"""For the upstream to take a message."""
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
@@ -83,15 +85,18 @@ class _Bridge:
         """Give the upstream what the client says."""
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
-                if (text := message.get("text")) is not None:
-                    await self._socket.send_str(text)
-                else:
-                    await self._socket.send_bytes(message["bytes"])
+                async with asyncio.timeout(TAKE_S):
+                    if (text := message.get("text")) is not None:
+                        await self._socket.send_str(text)
+                    else:
+                        await self._socket.send_bytes(message["bytes"])
             self._client_is_done = True
             reason = (message.get("reason") or "").encode()
             await self._socket.close(code=_sendable(message.get("code", NO_CODE)), message=reason)
         except ConnectionError:  # the upstream has gone: whoever reads from it knows
             return
+        except TimeoutError:
+            self._socket.drop()
 
     async def _in(self) -> None:
         """Give the client what the upstream says."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -35,7 +36,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
 """Whoever forwards has limits of its own for the rest."""
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOST: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-"""As where a connection that was kept is closed just then. RFC 9110 §9.2.2: whatever changes nothing is asked again."""
+"""So a closed connection shows. RFC 9110 §9.2.2: on one that was kept, what changes nothing is asked again."""
 _NO_AUTO_HEADERS: Final = CIMultiDict[None](
     (name, None) for name in ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 )
@@ -56,23 +57,48 @@ class Socket(aiohttp.ClientWebSocketResponse[Literal[True]]):
 
     def drop(self) -> None:
         """Close the connection now, whatever the other side thinks of it."""
-        self._response.close()
+        _drop(self._response)
+
+
+class _KeptLostError(aiohttp.ClientError):
+    """A connection that was kept is closed, as it seems since just then."""
+
+
+class _Pool(aiohttp.TCPConnector):
+    """Keeps connections to be used again, but none on which anything came while nothing was asked.
+
+    It would be taken for the next answer, and be another client's; and so would every answer after it. `kept` are those
+    that were given again.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.kept = WeakSet[Connection]()
+
+    async def _get(self, key: Any, traces: list[Any]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                self.kept.add(connection)
+                return connection
+            connection.close()
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
     """What all upstreams are asked with: one pool of connections, and what makes web sockets of some."""
 
-    connector: aiohttp.BaseConnector
+    connector: _Pool
     sockets: aiohttp.ClientSession
 
 
 @asynccontextmanager
 async def open_clients() -> AsyncIterator[Clients]:
     """Give the clients, until the block ends."""
-    async with aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S) as connector:  # as many as our clients make
+    pool = _Pool(limit=0, keepalive_timeout=KEEP_S)  # as many as our clients make
+    async with pool:
         session = aiohttp.ClientSession(
-            connector=connector,
+            connector=pool,
             connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NO_AUTO_HEADERS,
@@ -81,7 +107,7 @@ async def open_clients() -> AsyncIterator[Clients]:
             middlewares=(_only_as_asked,),
         )
         async with session as sockets:
-            yield Clients(connector, sockets)
+            yield Clients(pool, sockets)
 
 
 async def _only_as_asked(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -122,7 +148,7 @@ class Upstream:
         try:
             try:
                 response = await self._ask(method, url, given, body)
-            except _LOST:
+            except _KeptLostError:
                 if method not in _REPEATABLE or body is not None:
                     raise
                 response = await self._ask(method, url, given, None)
@@ -146,10 +172,13 @@ class Upstream:
             _prepare(connection, has_body=method != "HEAD")
             response = await request.send(connection)
             return await response.start(connection)
-        except BaseException:
+        except BaseException as error:
+            was_kept = connection in self._clients.connector.kept
             if response is not None:
-                response.close()
+                _drop(response)
             connection.close()
+            if was_kept and isinstance(error, _LOST):
+                raise _KeptLostError from error
             raise
 
     async def connect(
@@ -189,6 +218,14 @@ def _prepare(connection: Connection, *, has_body: bool) -> None:
     )
 
 
+def _drop(response: aiohttp.ClientResponse) -> None:
+    """Let go of a response, and abort a connection that it still has: to send the rest would take the other side."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
+
+
 class Answer:
     """An upstream's answer, as it comes."""
 
@@ -211,7 +248,7 @@ class Answer:
 
     def close(self) -> None:
         """Let go of it: where it was not whole, with its connection."""
-        self._response.close()
+        _drop(self._response)
 
 
 def check_origin(url: str) -> str:
