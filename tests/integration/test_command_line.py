@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from countermand.cli.client import AuthorityClient
 from tests.integration.commands import countermand, in_a_thread, lines_until, running
 from tests.looking import stored
 from tests.running import DEADLINE_S, ServerProcess
+from tests.signer import Signer
 
 pytestmark = pytest.mark.anyio
 
@@ -137,8 +139,35 @@ def test_a_wrong_use_is_explained(words: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_without_the_server_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')\n")
-    done = countermand("demo", PYTHONPATH=str(tmp_path))
+GUARDING = ("--audience", "https://api.example", "--url", "http://127.0.0.1:1")
+REPLICA = {"COUNTERMAND_API_KEY": "key", "COUNTERMAND_PIN": str(Signer().pin)}
+
+
+def without(module: str, path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a verb where `module` is not installed."""
+    (path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
+    return countermand(*words, PYTHONPATH=str(path), **REPLICA)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("typer", ("demo",), "server"),
+        ("sqlalchemy", ("up", "--port", "0"), "server"),
+        ("aiohttp", ("gateway", *GUARDING, "--upstream", "http://127.0.0.1:1"), "gateway"),
+        ("prometheus_client", ("forward-auth", *GUARDING, "--metrics-port", "1"), "metrics"),
+    ],
+)
+def test_without_an_extra_the_command_says_what_to_install(
+    tmp_path: Path, module: str, words: tuple[str, ...], extra: str
+) -> None:
+    done = without(module, tmp_path, *words)
     assert done.returncode == 1
-    assert done.stderr == "countermand: typer is not installed: pip install 'countermand[server]'\n"
+    assert done.stderr == f"countermand: {module} is not installed: pip install 'countermand[{extra}]'\n"
+
+
+@pytest.mark.parametrize("verb", [("forward-auth",), ("gateway", "--upstream", "http://127.0.0.1:1")])
+def test_what_nobody_asks_for_need_not_be_installed(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    done = without("prometheus_client", tmp_path, *verb, *GUARDING, "--host", "192.0.2.1")
+    assert done.returncode == 2
+    assert "cannot be listened on" in done.stderr

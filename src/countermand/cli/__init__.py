@@ -27,12 +27,18 @@ callers      the agents' HTTP clients
 """
 
 import sys
+from typing import Final
+
+_EXTRAS: Final = {"aiohttp": "gateway", "multidict": "gateway", "prometheus_client": "metrics", "websockets": "gateway"}
+"""Which extra brings what, where it is not the server's."""
 
 
 def main() -> None:
     """Run the command line. What it needs beyond a resource server's libraries comes with an extra."""
     try:
         from countermand.cli.app import run  # noqa: PLC0415 - so that its absence can be said in a sentence
+
+        run()
     except ModuleNotFoundError as error:
-        sys.exit(f"countermand: {error.name} is not installed: pip install 'countermand[server]'")
-    run()
+        name = (error.name or "").partition(".")[0]
+        sys.exit(f"countermand: {name} is not installed: pip install 'countermand[{_EXTRAS.get(name, 'server')}]'")

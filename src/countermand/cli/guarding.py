@@ -32,6 +32,7 @@ from countermand.settings import (
     read_routes,
 )
 from countermand.wiring import connect
+from countermand.wiring.metrics import metrics_served
 
 MAX_BODY: Final = 64 * 1024 * 1024
 
@@ -52,9 +53,8 @@ def forward_auth(  # noqa: PLR0913 - one for each option
 
     It refuses the next request, and ends nothing that is open. What it refuses is on stderr, a line of JSON each.
     """
-    from countermand.wiring.metrics import metrics_served  # noqa: PLC0415 - an extra
     from countermand.wiring.protocols import HeadsOnly  # noqa: PLC0415 - slow to import, as in `running`
-    from countermand.wiring.serve import bound, serving  # noqa: PLC0415
+    from countermand.wiring.serve import bound, serving  # noqa: PLC0415 - likewise
 
     settings = ReplicaSettings.read(url, issuer, data_dir)
     guard = connect(
@@ -102,7 +102,6 @@ def gateway(  # noqa: PLR0913 - one for each option
     stderr, a line of JSON each.
     """
     from countermand.wiring.gateway import guards_of, serve_gateway  # noqa: PLC0415 - an extra, and slow to import
-    from countermand.wiring.metrics import metrics_served  # noqa: PLC0415 - an extra
 
     routes = _routes(config, upstream, audience, scope or [])
     guards = guards_of(routes, ReplicaSettings.read(url, issuer, data_dir), max_staleness)

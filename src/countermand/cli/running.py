@@ -35,7 +35,7 @@ def up(
 ) -> None:
     """Run an authority, until Ctrl-C."""
     from countermand.cli.watch import watch  # noqa: PLC0415 - see above
-    from countermand.wiring.authority import serve_authority  # noqa: PLC0415
+    from countermand.wiring.authority import serve_authority  # noqa: PLC0415 - likewise
 
     settings = AuthoritySettings.read(data_dir=data_dir, host=host, port=port, redis_url=redis)
 

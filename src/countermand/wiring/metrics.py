@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
-
 from countermand.enforce.guard import Guard
-from countermand.enforce.metrics import GuardMetrics
 from countermand.errors import ConfigurationError
 
 
@@ -20,6 +17,14 @@ def metrics_served(host: str, port: int | None, guards: tuple[Guard, ...]) -> It
     if port is None:
         yield
         return
+    from prometheus_client import (  # noqa: PLC0415 - an extra, which is not needed where nobody scrapes
+        CollectorRegistry,
+        ProcessCollector,
+        start_http_server,
+    )
+
+    from countermand.enforce.metrics import GuardMetrics  # noqa: PLC0415 - likewise
+
     registry = CollectorRegistry()
     registry.register(GuardMetrics(*guards))
     ProcessCollector(registry=registry)
