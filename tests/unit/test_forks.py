@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from countermand.enforce.forks import renew_in_children
 from countermand.log.anchor import Kind
 from countermand.wiring import Following
+from tests.signer import Signer
 from tests.unit.guarded import TOKEN_TEXT, Log, guard
 from tests.unit.mandates import SESSION
 
@@ -84,7 +87,18 @@ def test_what_has_gone_is_not_renewed() -> None:
             self.renewed += 1
 
     kept, gone = Kept(), Kept()
-    renew_in_children(kept.renew)
-    renew_in_children(gone.renew)
+    renew_in_children(kept)
+    renew_in_children(gone)
     del gone
     assert child(lambda: kept.renewed == 1) == 0
+
+
+def test_a_program_that_guards_ends_without_a_word() -> None:
+    program = (
+        "import countermand\n"
+        "url = 'http://127.0.0.1:1'\n"
+        f"guard = countermand.connect(url, issuer=url, audience='a', api_key='k', pin={str(Signer().pin)!r})\n"
+        "app = guard.asgi(print)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,21 +1,29 @@
 """What a fork leaves behind in the child: locks that a thread held which is not there, and loops that never run."""
 
 import os
-from collections.abc import Callable
-from weakref import WeakMethod
-
-_renewals: set[WeakMethod[Callable[[], None]]] = set()
+from typing import Protocol
+from weakref import WeakSet
 
 
-def renew_in_children(renew: Callable[[], None]) -> None:
-    """Have a bound method called in every process that is forked from this one, while its object lives."""
-    _renewals.add(WeakMethod(renew, _renewals.discard))
+class Renewable(Protocol):
+    """What begins anew in a child."""
+
+    def renew(self) -> None:
+        """Forget what belongs to the parent."""
+        ...
+
+
+_kept = WeakSet[Renewable]()
+
+
+def renew_in_children(one: Renewable) -> None:
+    """Renew `one`, while it lives, in every process that is forked from this one."""
+    _kept.add(one)
 
 
 def _renew() -> None:
-    for renewal in tuple(_renewals):
-        if (renew := renewal()) is not None:
-            renew()
+    for one in tuple(_kept):
+        one.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -124,10 +124,11 @@ class InFlight:
         self._asked = asked
         self._clock_s = clock_s
         self._trace = trace
-        self._renew()
-        renew_in_children(self._renew)
+        self.renew()
+        renew_in_children(self)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """See `Renewable`."""
         self._watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self._changing = threading.Lock()
 

@@ -45,10 +45,11 @@ class GuardThread:
 
     def __init__(self, guard: "Guard") -> None:
         self.guard = guard
-        self._renew()
-        renew_in_children(self._renew)
+        self.renew()
+        renew_in_children(self)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """See `Renewable`."""
         self._changing = threading.Lock()
         self._thread: _LoopThread | None = None
         self._keys: tuple[KeySet, float] | None = None  # the issuer's, and when it was asked, by the loop's time

@@ -132,10 +132,11 @@ class Trace:
         self._asked = asked
         self._clock_s = clock_s
         self._counts: dict[Tally, int] = {}
-        self._begin_counting()
-        renew_in_children(self._begin_counting)
+        self.renew()
+        renew_in_children(self)
 
-    def _begin_counting(self) -> None:
+    def renew(self) -> None:
+        """See `Renewable`."""
         self._counting = threading.Lock()
 
     def counts(self) -> dict[Tally, int]:

@@ -82,10 +82,11 @@ class Following:
     def __init__(self, follower: Follower, reporter: Reporter | None = None) -> None:
         self._follower = follower
         self._reporter = reporter
-        self._renew()
-        renew_in_children(self._renew)
+        self.renew()
+        renew_in_children(self)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """See `Renewable`."""
         self._task: asyncio.Task[None] | None = None
         self._starting = threading.Lock()
 
