@@ -142,7 +142,7 @@ class Replicas:
             await self._hear(batch.heard)
         except CountermandError as error:
             batch.fail(error)
-        except BaseException:
+        except BaseException:  # such as the end of the task: nobody is left to wait for an answer
             batch.fail(BusyError("the authority is stopping"))
             raise
         else:

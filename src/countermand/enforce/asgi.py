@@ -95,11 +95,7 @@ class GuardMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
-        try:
-            await self._guard.start()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the guard could let nothing pass
-            reason = f"what follows the revocations does not start ({type(error).__name__})"
-            await send({"type": "lifespan.startup.failed", "message": reason})
+        if not await has_started(self._guard, send):
             return
         try:
             await self._app_lifespan(startup, scope, receive, send)
@@ -132,6 +128,17 @@ class GuardMiddleware:
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send_for_app({"type": "lifespan.shutdown.complete"})
+
+
+async def has_started(guard: "Guard", send: Send) -> bool:
+    """Start `guard`, and return whether it runs; if not, the server is told that the startup has failed."""
+    try:
+        await guard.start()
+    except Exception as error:  # noqa: BLE001  # whatever it is, the guard could let nothing pass
+        reason = f"what follows the revocations does not start ({type(error).__name__})"
+        await send({"type": "lifespan.startup.failed", "message": reason})
+        return False
+    return True
 
 
 async def _answer(scope: Scope, send: Send, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qsl
 
+from countermand.enforce.asgi import has_started
 from countermand.enforce.bearer import TWO_HEADERS, extract_bearer, refusal
 from countermand.enforce.decision import NOTHING_REQUIRED, Deny, Requirements
 from countermand.enforce.gate import Receive, Scope, Send
@@ -147,11 +148,7 @@ class ForwardAuth:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        try:
-            await self._guard.start()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the guard could let nothing pass
-            reason = f"what follows the revocations does not start ({type(error).__name__})"
-            await send({"type": "lifespan.startup.failed", "message": reason})
+        if not await has_started(self._guard, send):
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()

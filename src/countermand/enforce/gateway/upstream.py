@@ -172,7 +172,7 @@ class Upstream:
             _prepare(connection, has_body=method != "HEAD")
             response = await request.send(connection)
             return await response.start(connection)
-        except BaseException as error:
+        except BaseException as error:  # a cancellation above all: half an exchange is of no use to the next one
             was_kept = connection in self._clients.connector.kept
             if response is not None:
                 _drop(response)
