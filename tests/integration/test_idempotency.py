@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import tables
 from countermand.authority.database import Database
 from countermand.authority.model import SubjectType
-from countermand.authority.once import ANSWERED_MS, Answer, Once
+from countermand.authority.once import ANSWERED_MS, WAITED_MS, Answer, Once
 from countermand.errors import AlreadyDoneError, InProgressError, KeyReusedError, NotFoundError
 from countermand.log.anchor import Kind, own_id
 from tests.databases import DATABASES
@@ -179,6 +179,12 @@ async def test_what_was_done_and_not_answered_is_not_done_again(rooms: Rooms) ->
         await opening.create_application("notes")
     assert await _applications(rooms) == 1
     rooms.clock.advance(ANSWERED_MS)
+    with pytest.raises(AlreadyDoneError):
+        await once.find(again)
+    again.waits = True
+    with pytest.raises(InProgressError):
+        await once.find(again)
+    rooms.clock.advance(WAITED_MS)
     with pytest.raises(AlreadyDoneError):
         await once.find(again)
 

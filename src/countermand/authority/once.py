@@ -23,8 +23,10 @@ from countermand.authority.receipts import LONGEST_S
 from countermand.errors import AlreadyDoneError, InProgressError, KeyReusedError
 from countermand.log.freshness import Instant
 
-ANSWERED_MS: Final = 12_000 + int(LONGEST_S * 1000)
-"""Whatever was done and is not answered by then will not be: longer than a write may take, and then a wait."""
+ANSWERED_MS: Final = 12_000
+"""Whatever was done and is not answered by then will not be: longer than a write may take."""
+WAITED_MS: Final = int(LONGEST_S * 1000)
+"""How much later, where the request waits for a receipt."""
 MAX_KEPT_BYTES: Final = 16_384
 
 _REQUESTS: Final = tables.requests.c
@@ -43,13 +45,14 @@ class Answer:
 class Request:
     """A request as it comes: by its caller's key and its own, what it asks for, and which of several that are alike.
 
-    `is_noted`: a transaction that may write has begun for it.
+    `is_noted`: a transaction that may write has begun for it. `waits`: it is answered only after a wait for a receipt.
     """
 
     id: Final[bytes]
     fingerprint: Final[bytes]
     attempt: Final[bytes]
     is_noted: bool = False
+    waits: bool = False
 
 
 class Once:
@@ -80,7 +83,8 @@ class Once:
             raise KeyReusedError("another request came with this key")
         if row.body is not None:
             return Answer(row.status, row.media_type, row.body)
-        if row.status is None and self._clock().wall_ms - row.created_at_ms < ANSWERED_MS:
+        answered_ms = ANSWERED_MS + WAITED_MS * request.waits  # the same request waits as long
+        if row.status is None and self._clock().wall_ms - row.created_at_ms < answered_ms:
             raise InProgressError("this request is being answered: ask again")
         raise AlreadyDoneError("this request was done before, and its answer is not kept: look what there is")
 

@@ -9,7 +9,7 @@ import logging
 import re
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,6 +55,7 @@ class Idempotency:
             return
         path = scope["path"].encode(errors="surrogatepass")
         request = self._once.request(caller.key_id, key, path, scope["query_string"], body)
+        request.waits = "wait" in QueryParams(scope["query_string"])
         known = await self._once.find(request)
         if known is not None:
             headers = {"idempotent-replayed": "true"}
