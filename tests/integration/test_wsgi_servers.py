@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+    pass
 
 
 class _Silent(WSGIRequestHandler):
@@ -46,7 +46,8 @@ def _wsgiref(app: WSGIApplication) -> Any:
 
 @contextmanager
 def _running(server: Any) -> Iterator[str]:
-    """Run a server in a thread; give its URL."""
+    """Run a server in a thread; give its URL. In the end it waits for its requests: who asks late wakes the guard."""
+    server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
