@@ -47,6 +47,7 @@ ONE_ROOM_EACH = {
     "rich": {"cli"},
     "uvloop": {"cli"},
     "joserfc": {"tokens"},
+    "biscuit_auth": {"tokens"},
     "cryptography": {"log", "tokens", "authority"},  # a kind of key each
     "httpx2": {"transport", "cli"},  # the log and the keys; the admin API
     "redis": {"transport"},
