@@ -10,6 +10,8 @@ COUNTERMAND_PIN               the log that a replica believes               what
 COUNTERMAND_DATABASE_URL      a Postgres for what the authority knows      a file in the data directory
 COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
 COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
+COUNTERMAND_REVOKED_IDS       a list of revoked ids, for a static store     none: such a store is refused
+COUNTERMAND_REVOKED_IDS_FILE  a file that holds one, in its place           none
 """
 
 import os
@@ -29,6 +31,8 @@ GATEWAY_PORT: Final = 8422
 DEFAULT_MANDATE_S: Final = 900
 DEFAULT_RETENTION_DAYS: Final = 30
 MIN_HMAC_BYTES: Final = 16
+REVOKED_IDS: Final = "COUNTERMAND_REVOKED_IDS"
+REVOKED_IDS_FILE: Final = "COUNTERMAND_REVOKED_IDS_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +268,26 @@ def replica_pin(pin: str | None, environ: Mapping[str, str] = os.environ) -> str
             "a replica needs a pin: pass pin, or set COUNTERMAND_PIN; the authority keeps it in its data directory"
         )
     return pin
+
+
+def revoked_ids(environ: Mapping[str, str] | None = None) -> str | Path:
+    """Return the list of revoked ids that is configured, or the file that holds it.
+
+    A list may be empty: that is one that somebody has set. An empty name of a file is none.
+
+    Raises:
+        ConfigurationError: there is none, or there are two.
+    """
+    environ = os.environ if environ is None else environ
+    listed, file = environ.get(REVOKED_IDS), environ.get(REVOKED_IDS_FILE) or None
+    if listed is not None and file is not None:
+        raise ConfigurationError(f"{REVOKED_IDS} and {REVOKED_IDS_FILE} are both set: there is one list")
+    if listed is None and file is None:
+        raise ConfigurationError(
+            f"no list of revoked ids is configured: set {REVOKED_IDS}, empty if nothing is revoked, or "
+            f"{REVOKED_IDS_FILE}"
+        )
+    return Path(file) if file is not None else listed or ""
 
 
 def _hmac_keys(text: str) -> tuple[bytes, ...]:

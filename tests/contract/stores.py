@@ -1,8 +1,10 @@
 """The stores that the contract suite runs against. To add one, write how it is opened and append it to CASES."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
@@ -15,6 +17,7 @@ from countermand.replica.replica import Replica
 from countermand.stores.contract import RevocationStore
 from countermand.stores.memory import InMemoryRevocationStore
 from countermand.stores.redis import DEFAULT_KEY_PREFIX, RedisRevocationStore
+from countermand.stores.static import StaticRevocationStore
 from tests.redis_server import RedisServer
 from tests.signer import Signer
 
@@ -155,6 +158,22 @@ def open_redis(request: pytest.FixtureRequest) -> Opened:
     return Opened(store, store.mark_revoked, RedisTime(client, store))
 
 
+def open_static(request: pytest.FixtureRequest) -> Opened:
+    """A list in a file, which whoever revokes writes anew beside it."""
+    clock = HeldClock()
+    path: Path = request.getfixturevalue("tmp_path") / "revoked"
+    path.write_text("# nothing yet\n")
+
+    def revoke(sid: str) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(path.read_text() + sid + "\n")
+        new.replace(path)
+        clock.advance(1000)
+
+    store = StaticRevocationStore.from_file(path, clock_s=lambda: clock() / 1000, wall_s=lambda: math.inf)
+    return Opened(store, revoke, HeldTime(clock, store))
+
+
 def open_replica(_request: pytest.FixtureRequest) -> Opened:
     """A replica of a real log, which has just heard from its authority."""
     clock = HeldClock()
@@ -180,6 +199,7 @@ def open_replica(_request: pytest.FixtureRequest) -> Opened:
 CASES = [
     Case("memory", open_memory, writable=True, blocking=False),
     Case("redis", open_redis, writable=True, blocking=True, batches=True),
+    Case("static", open_static, writable=False, blocking=False),
     Case("replica", open_replica, writable=False, blocking=False),
 ]
 WRITABLE = [case for case in CASES if case.writable]

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,8 @@ from countermand.log.state import LogState
 from countermand.replica.follow import Follower
 from countermand.replica.replica import MAX_STALENESS_S, Replica
 from countermand.replica.report import Reporter
-from countermand.settings import replica_credentials, replica_pin
+from countermand.settings import REVOKED_IDS, replica_credentials, replica_pin, revoked_ids
+from countermand.stores.static import StaticRevocationStore
 from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 from countermand.wiring.tasks import beside
@@ -263,6 +265,20 @@ def follower(
 ) -> Follower:
     """Return what keeps `replica` on `log`, by this machine's clock."""
     return Follower(replica, log, system_clock, random.random, on_applied=on_applied)
+
+
+def static_revocations(environ: Mapping[str, str] | None = None) -> StaticRevocationStore:
+    """Return the store of what COUNTERMAND_REVOKED_IDS lists, or the file that COUNTERMAND_REVOKED_IDS_FILE names.
+
+    `environ` is read in the place of this process's environment.
+
+    Raises:
+        ConfigurationError: neither is set, or both are; or the list cannot be read.
+    """
+    listed = revoked_ids(environ)
+    if isinstance(listed, Path):
+        return StaticRevocationStore.from_file(listed)
+    return StaticRevocationStore.parse(listed, source=REVOKED_IDS)
 
 
 def parse_pin(text: str) -> Pin:
