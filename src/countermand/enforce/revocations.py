@@ -10,11 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from countermand.errors import ConfigurationError
+from countermand.errors import ConfigurationError, MalformedError
 from countermand.log.anchor import Anchor, Anchors, Kind
+from countermand.log.revocation_id import ED25519_BYTES, parse_revocation_id, twins
 from countermand.log.verdict import CLEAR, Clear, Revoked, Unknown, Verdict
 from countermand.log.wire import flat_id
 from countermand.stores.contract import BatchRevocationStore, RevocationStore, answers_batches, is_blocking
@@ -27,6 +29,7 @@ NO_SEQ: Final = 0  # a store does not know which entry revoked
 THREADS: Final = ThreadPoolExecutor(32, "revocation-store")
 """Of those who ask stores, and of nobody else: a store that hangs keeps them all, for up to its own time-out."""
 
+_SUBJECT, _BISCUIT = Kind.SUBJECT, Kind.BISCUIT  # looking them up in Kind takes longer than a comparison
 _VERDICTS = (Clear, Revoked, Unknown)
 
 _log = logging.getLogger(__name__)
@@ -277,14 +280,30 @@ class _InPages:
 
 
 def _flat_ids(anchors: Anchors) -> _Path:
-    """Return what to ask, root first. An id that is no ASCII may have been marked as it is, or as we publish it."""
+    """Return what to ask, root first. An id that is no ASCII may have been marked as it is, or as we publish it.
+
+    A Biscuit's may have been marked in any of its forms: who marks it may know no canonical one.
+    """
     ids: _Path = {}
     for anchor in anchors.path:
-        if anchor.kind is not Kind.SUBJECT:
+        if anchor.kind is not _SUBJECT:
             ids.setdefault(flat_id(anchor), anchor)
             if not anchor.issuer:
                 ids.setdefault(anchor.id, anchor)
+                if anchor.kind is _BISCUIT:
+                    for twin in _twins(anchor.id):
+                        ids.setdefault(twin, anchor)
     return ids
+
+
+@lru_cache(4096)
+def _twins(id_: str) -> Iterable[str]:
+    if len(id_) == 2 * ED25519_BYTES:  # nearly all, and these have one form
+        return ()
+    try:
+        return twins(parse_revocation_id(id_))
+    except MalformedError:
+        return ()
 
 
 def _refuse_async(method: Callable[..., object]) -> None:
