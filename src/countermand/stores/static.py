@@ -78,9 +78,9 @@ class StaticRevocationStore:
         clock_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> Self:
-        """Return the store of the ids that a file lists, whenever it is asked. `clock_s` is a monotonic clock.
+        """Return the store of the ids that a file on a local disk lists whenever it is asked.
 
-        `wall_s` is the clock by which files are dated.
+        `clock_s` is a monotonic clock, `wall_s` the one by which files are dated.
 
         Raises:
             ConfigurationError: see `read_ids`; or `max_staleness_s` is not over 2 seconds and finite.
@@ -112,7 +112,7 @@ class StaticRevocationStore:
 
     def mark_revoked(self, sid: str, ttl_ms: int | None = None) -> None:  # noqa: ARG002 - the documented signature
         """Raise ReadOnlyStoreError: what is listed is revoked, and nothing else."""
-        raise ReadOnlyStoreError("a list is revoked by: write the id there")
+        raise ReadOnlyStoreError("a list only answers: write the id in it")
 
     def _look(self, now_s: float) -> None:
         """Look at the file, unless a thread does. The others wait only where they would have nothing to go by."""
