@@ -58,6 +58,7 @@ MAY_KNOW_THE_TIME = {
     "wiring/authority.py": "as above",
     "cli/": "a person's watch",
     "server/bodies/parts.py": "writes instants, reads no clock",
+    "tokens/policy.py": "writes instants, reads no clock",
     "stores/memory.py": "a documented face: its clock is a default",
     "stores/redis.py": "as above",
     "stores/consumer.py": "as above",

@@ -184,7 +184,7 @@ async def test_the_command_line_refuses_the_same(settings: ClientSettings) -> No
 def test_the_guard_hears_of_what_its_follower_applies() -> None:
     guard = connected()
     mandate = read(TOKEN_TEXT)
-    guard._tokens.add(TOKEN_TEXT, VerifiedToken(mandate, mandate.anchors, KEYS))
+    guard._tokens.add(TOKEN_TEXT, VerifiedToken.of(mandate, KEYS))
     background = guard._background
     assert isinstance(background, Following)
 

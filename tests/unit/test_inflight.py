@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -576,8 +577,8 @@ class Slow:
 async def test_a_store_that_answers_for_some_is_asked_about_the_others_first_the_next_time() -> None:
     slow = Slow()
     watched = InFlight(slow, lambda: NOW_S, Trace(slow, lambda: NOW_S))
-    mandate = read(TOKEN_TEXT)
-    tokens = [VerifiedToken(mandate, Anchors((), number), KEYS) for number in range(4)]
+    verified = VerifiedToken.of(read(TOKEN_TEXT), KEYS)
+    tokens = [replace(verified, anchors=Anchors((), number)) for number in range(4)]
     calls = [watched.register(token, None) for token in tokens]
     await asyncio.sleep(1.5)
     late = {call.token.anchors for call in calls if call.is_held}

@@ -75,7 +75,7 @@ async def warm(log: Log, token: str = TOKEN_TEXT, **options: Any) -> Guard:
 
 def verified(token: str = TOKEN_TEXT, keys: KeySet = KEYS) -> VerifiedToken:
     mandate = read(token)
-    return VerifiedToken(mandate, mandate.anchors, keys)
+    return VerifiedToken.of(mandate, keys)
 
 
 # What is remembered

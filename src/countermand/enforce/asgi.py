@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from countermand.enforce.asking import MANDATE_KEY, Asking, begun
+from countermand.enforce.asking import BISCUIT_KEY, MANDATE_KEY, Asking, begun
 from countermand.enforce.bearer import refusal
 from countermand.enforce.decision import Deny, Requirements
 from countermand.enforce.gate import ASGIApp, Gate, Message, Receive, Scope, Send
@@ -22,7 +22,17 @@ from countermand.errors import ConfigurationError
 if TYPE_CHECKING:  # a guard makes this middleware
     from countermand.enforce.guard import Guard
 
-__all__ = ["MANDATE_KEY", "REQUEST_ID_KEY", "ASGIApp", "GuardMiddleware", "Message", "Receive", "Scope", "Send"]
+__all__ = [
+    "BISCUIT_KEY",
+    "MANDATE_KEY",
+    "REQUEST_ID_KEY",
+    "ASGIApp",
+    "GuardMiddleware",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+]
 
 POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013

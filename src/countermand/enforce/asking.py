@@ -5,16 +5,17 @@ refused after all. Then nothing of the app's reaches the client any more, whatev
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from countermand.enforce.bearer import TWO_HEADERS, extract_bearer
 from countermand.enforce.decision import Deny, Requirements
 from countermand.enforce.gate import Gate, Scope
 from countermand.enforce.trace import REQUEST_ID_KEY, Outcome
 from countermand.errors import DeniedError
+from countermand.tokens.cache import Holder
 from countermand.tokens.mandate import Mandate
 
 if TYPE_CHECKING:  # a guard makes what makes this
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # a guard makes what makes this
 
 MANDATE_KEY: Final = "countermand.mandate"
 """Where in the scope the app finds the Mandate of a request that was let in; also `mandate` in the scope's state."""
+BISCUIT_KEY: Final = "countermand.biscuit"
+"""The same of a Biscuit; also `biscuit` in the scope's state."""
 
 _current: ContextVar["Asking | None"] = ContextVar("asking", default=None)
 
@@ -36,7 +39,7 @@ class Asking:
         self._gate = gate
         self._asking = asyncio.Lock()  # two questions at once: the last call that is let in meets both
 
-    async def ask(self, requirements: Requirements | None = None) -> Mandate:
+    async def ask(self, requirements: Requirements | None = None) -> Holder:
         """Return who acts, if it may.
 
         `requirements` are what the guard's `combine` gave; they are met beside all that was asked before.
@@ -46,7 +49,7 @@ class Asking:
         """
         if (denial := await self.admit(requirements)) is not None:
             raise DeniedError(denial)
-        return self._scope[MANDATE_KEY]  # type: ignore[no-any-return]  # `admit` has put it there
+        return self._scope.get(MANDATE_KEY) or self._scope[BISCUIT_KEY]  # type: ignore[no-any-return]  # one is there
 
     async def admit(self, requirements: Requirements | None = None) -> Deny | None:
         """Do as `ask`, and return the denial."""
@@ -74,18 +77,34 @@ class Asking:
             self.guard.trace.tell(Outcome.DENIED, id_, TWO_HEADERS)
             return TWO_HEADERS
         token = extract_bearer(headers[0].decode("latin-1") if headers else None)
-        admitted = await self.guard.admit(token, self._requirements, id_)
+        facts = facts_of(scope.get("method", "GET"), scope.get("path", ""))
+        admitted = await self.guard.admit(token, self._requirements, id_, facts)
         if isinstance(admitted, Deny):
             return admitted
         self._gate.let_in(admitted)
         if not await admitted.passes():
             return admitted.denial
-        self._hand_over(admitted.token.mandate)
+        hand_over(self._scope, admitted.token.holder)
+        self._scope.setdefault("state", {})[_name(admitted.token.holder)] = admitted.token.holder
         return None
 
-    def _hand_over(self, mandate: Mandate) -> None:
-        self._scope[MANDATE_KEY] = mandate
-        self._scope.setdefault("state", {})["mandate"] = mandate
+
+def hand_over(scope: MutableMapping[str, Any], holder: Holder) -> None:
+    """Put who acts where the app finds it."""
+    scope[f"countermand.{_name(holder)}"] = holder
+
+
+def _name(holder: Holder) -> str:
+    return "mandate" if isinstance(holder, Mandate) else "biscuit"
+
+
+def facts_of(method: str, path: str) -> dict[str, str]:
+    """Return what a Biscuit's authorization is told of a request over HTTP."""
+    return {"method": _readable(method), "path": _readable(path)}
+
+
+def _readable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
 
 
 def asking(guard: "Guard") -> Asking | None:

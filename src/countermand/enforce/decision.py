@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 from countermand.errors import ConfigurationError
 from countermand.log.verdict import Revoked, Unknown
+from countermand.tokens.cache import Holder
 from countermand.tokens.mandate import Mandate
 
 _Bound = TypeVar("_Bound", int, float)
@@ -97,9 +98,16 @@ _WORDS: Final[Mapping[Code, _Words]] = {
 
 @dataclass(slots=True, unsafe_hash=True)  # every decision makes one: `frozen` takes over twice as long
 class Allow:
-    """The token may act now, with the authority of `mandate`."""
+    """The token may act now, with the authority of `holder`."""
 
-    mandate: Final[Mandate]
+    holder: Final[Holder]
+
+    @property
+    def mandate(self) -> Mandate:
+        """Who acts, at a guard that accepts mandates alone. Raises: TypeError, if it is a Biscuit."""
+        if not isinstance(self.holder, Mandate):
+            raise TypeError("the token is a Biscuit: ask for the `holder`")
+        return self.holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +130,12 @@ class Deny:
         return False
 
     @classmethod
-    def of(cls, code: Code, *, description: str | None = None, scopes: Iterable[str] = (), reason: str = "") -> Self:
-        """Return the denial in its usual words, or with another `description`."""
+    def of(
+        cls, code: Code, *, description: str = "", hint: str = "", scopes: Iterable[str] = (), reason: str = ""
+    ) -> Self:
+        """Return the denial in its usual words, or with another `description` or `hint`."""
         words = _WORDS[code]
-        return cls(code, description or words.description, words.hint, tuple(sorted(scopes)), reason)
+        return cls(code, description or words.description, hint or words.hint, tuple(sorted(scopes)), reason)
 
     @classmethod
     def by(cls, verdict: Revoked | Unknown) -> Self:
@@ -210,6 +220,8 @@ class Requirements:
 
 
 NOTHING_REQUIRED: Final = Requirements()
+NO_FACTS: Final[Mapping[str, Any]] = MappingProxyType({})
+"""About a request, for Biscuits."""
 
 
 def _least(one: _Bound | None, other: _Bound | None) -> _Bound | None:

@@ -23,20 +23,20 @@ from countermand.enforce.asking import asking
 from countermand.enforce.decision import NOTHING_REQUIRED, RequirementOptions, Requirements
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError
-from countermand.tokens.mandate import Mandate
+from countermand.tokens.cache import Holder
 
 
 class Mandates(SecurityBase):
     """The dependency: who acts. `Security(mandates, scopes=[…])` asks for scopes, `requiring` for anything else."""
 
     def __init__(self, guard: Guard, requirements: Requirements = NOTHING_REQUIRED) -> None:
-        self.model = HTTPBearer(bearerFormat="JWT", description=f"A mandate of {guard.issuer} for {guard.audience}.")
+        self.model = HTTPBearer(bearerFormat=_format(guard), description=_description(guard))
         self.scheme_name = "mandate"
         self._guard = guard
         self._requirements = guard.combine(requirements)
         self._combined: dict[tuple[str, ...], Requirements] = {}  # an app names them in its code: there are few
 
-    async def __call__(self, needed: SecurityScopes) -> Mandate:
+    async def __call__(self, needed: SecurityScopes) -> Holder:
         """Return who acts. Raises: DeniedError; ConfigurationError, in an app that is not protected by the guard."""
         current = asking(self._guard)
         if current is None:
@@ -53,6 +53,15 @@ class Mandates(SecurityBase):
         if combined is None:
             combined = self._combined[wanted] = self._requirements & Requirements.of(required_scopes=wanted)
         return combined
+
+
+def _format(guard: Guard) -> str | None:
+    return "JWT" if guard.biscuits is None else None
+
+
+def _description(guard: Guard) -> str:
+    mandate = [f"A mandate of {guard.issuer} for {guard.audience}"] if guard.issuer else []
+    return " or ".join([*mandate, *(["a Biscuit"] if guard.biscuits is not None else [])]).capitalize() + "."
 
 
 def protect(app: FastAPI, guard: Guard) -> Mandates:

@@ -30,8 +30,7 @@ from countermand.enforce.gate import Receive, Scope, Send
 from countermand.enforce.identity import NOBODY, PREFIX, identity
 from countermand.enforce.trace import HEADER, Outcome, id_among, request_id
 from countermand.errors import ConfigurationError
-from countermand.tokens.cache import MAX_BYTES, MAX_ENTRIES
-from countermand.tokens.mandate import Mandate
+from countermand.tokens.cache import MAX_BYTES, MAX_ENTRIES, Holder
 
 if TYPE_CHECKING:  # a guard imports what this does
     from countermand.enforce.guard import Guard
@@ -107,7 +106,7 @@ class ForwardAuth:
         decision = await self._guard.decide(token, required, request_id=id_)
         if isinstance(decision, Deny):
             return self._denied(decision, id_)
-        headers, lines = self._identities.of(decision.mandate)
+        headers, lines = self._identities.of(decision.holder)
         id_header = (HEADER, id_.encode())
         whole = scope.get("extensions", {}).get(WHOLE_ANSWER)
         if whole is not None and whole(b"%b%b: %b\r\n" % (lines, *id_header)):
@@ -180,25 +179,25 @@ def _refused(code: str, description: str) -> _Answer:
 
 
 class _Identities:
-    """The answers about mandates that were let in last, encoded. At its bounds it begins anew."""
+    """The answers about holders that were let in last, encoded. At its bounds it begins anew."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Mandate, _Headers, bytes]] = {}
+        self._known: dict[int, tuple[Holder, _Headers, bytes]] = {}
         self._bytes = 0
 
-    def of(self, mandate: Mandate) -> tuple[_Headers, bytes]:
-        """Return the headers of an answer that lets the mandate's holder pass, not to be changed; and their lines."""
-        known = self._known.get(id(mandate))  # held here, so that no other gets its id
+    def of(self, holder: Holder) -> tuple[_Headers, bytes]:
+        """Return the headers of an answer that lets its holder pass, not to be changed; and their lines."""
+        known = self._known.get(id(holder))  # held here, so that no other gets its id
         if known is None:
-            known = self._add(mandate)
+            known = self._add(holder)
         return known[1], known[2]
 
-    def _add(self, mandate: Mandate) -> tuple[Mandate, _Headers, bytes]:
-        headers = [*_ALLOWED, *_encoded(identity(mandate).items())]
+    def _add(self, holder: Holder) -> tuple[Holder, _Headers, bytes]:
+        headers = [*_ALLOWED, *_encoded(identity(holder).items())]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         if len(self._known) >= MAX_ENTRIES or self._bytes >= MAX_BYTES:
             self._known.clear()
             self._bytes = 0
-        self._known[id(mandate)] = known = mandate, headers, lines
+        self._known[id(holder)] = known = holder, headers, lines
         self._bytes += 2 * len(lines)
         return known

@@ -3,17 +3,18 @@
 Every check, in its order, and the first that fails decides. Whatever cannot be known is denied. A token that was
 verified is remembered, and never that it was let in. No token, no part of one and no foreign error's text gets into a
 denial or a log.
-Source: docs/protocol.md, "Mandate".
+Source: docs/protocol.md, "Mandate" and "Biscuit".
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Unpack
 from wsgiref.types import WSGIApplication
 
 from countermand.enforce.asgi import ASGIApp, GuardMiddleware
 from countermand.enforce.decision import (
+    NO_FACTS,
     NOTHING_REQUIRED,
     Allow,
     Code,
@@ -28,14 +29,17 @@ from countermand.enforce.revocations import AnyRevocations, CheckedRevocations, 
 from countermand.enforce.thread import GuardThread
 from countermand.enforce.trace import PASS, Outcome, Trace, is_wanted
 from countermand.enforce.wsgi import GuardWsgiMiddleware
-from countermand.errors import ConfigurationError, KeysError, TokenError
+from countermand.errors import ConfigurationError, KeysError, TokenError, UnknownTokenKeyError
 from countermand.log.anchor import Anchors, Kind
 from countermand.log.entry import Entry
 from countermand.log.verdict import Clear, Revoked, Unknown, Verdict
 from countermand.replica.replica import STARTING
-from countermand.tokens.cache import VerifiedToken, VerifiedTokens
+from countermand.tokens.cache import Holder, VerifiedToken, VerifiedTokens
 from countermand.tokens.jwks import KeySet, KeySource
 from countermand.tokens.mandate import Mandate, UnverifiedMandate, parse_mandate, verify
+
+if TYPE_CHECKING:  # an extra
+    from countermand.enforce.biscuits import Biscuits
 
 _NO_ANCHORS: Final = Anchors(())
 
@@ -69,31 +73,36 @@ class Background(Protocol):
 class Guard:
     """Answers for the tokens of one issuer at one audience. An async context manager that runs `background`.
 
-    `revocations` are a replica's or a documented store. `clock_s` tells seconds since 1970, UTC, and `random` gives as
-    many random bytes as it is asked for. Where the audience is a URL, it has a document of RFC 9728, to which answers
-    point. Without an explicit start, the first decision starts `background`.
+    It accepts the mandates of `issuer`, which `keys` verify, and `biscuits`, or one of the two. `revocations` are a
+    replica's or a documented store. `clock_s` tells seconds since 1970, UTC, and `random` gives as many random bytes as
+    it is asked for. Where the audience is a URL, it has a document of RFC 9728, to which answers point. Without an
+    explicit start, the first decision starts `background`.
 
     Raises:
         ConfigurationError: a part that could not answer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a decision needs
         self,
-        keys: KeySource,
+        keys: KeySource | None,
         revocations: AnyRevocations,
         *,
-        issuer: str,
+        issuer: str = "",
         audience: str,
+        biscuits: "Biscuits | None" = None,
         clock_s: Callable[[], float],
         random: Callable[[int], bytes],
         requirements: Requirements = NOTHING_REQUIRED,
         background: Background | None = None,
     ) -> None:
-        if not callable(getattr(keys, "key_set", None)):
+        if keys is None and biscuits is None:
+            raise ConfigurationError("a guard accepts mandates, by an issuer's keys, or Biscuits, or both")
+        if keys is not None and not callable(getattr(keys, "key_set", None)):
             raise ConfigurationError("keys is a source of the issuer's keys")
-        if not issuer or not audience:
+        if (keys is not None and not issuer) or not audience:
             raise ConfigurationError("a guard answers for one issuer and one audience")
         self._keys = keys
+        self.biscuits = biscuits
         self._revocations = asked(revocations)
         self.issuer = issuer
         self.audience = audience
@@ -120,7 +129,12 @@ class Guard:
         return combined
 
     async def decide(
-        self, token: str | bytes | None, requirements: Requirements | None = None, *, request_id: str = ""
+        self,
+        token: str | bytes | None,
+        requirements: Requirements | None = None,
+        *,
+        request_id: str = "",
+        facts: Mapping[str, Any] = NO_FACTS,
     ) -> Decision:
         """Return whether the token may act now. It raises for no token whatever.
 
@@ -134,9 +148,15 @@ class Guard:
         8. What we know of revocations is fresh enough to say so.
         9. It meets the guard's requirements and these, the strictest of each: scopes, session, delegation, hops.
 
+        A Biscuit has no issuer and no audience (3, 4), its anchors are its revocation ids, and last of all the
+        application's Datalog must allow it: `facts` are what that knows of the request (`countermand.tokens.policy`).
+
         A refusal by 1 to 5 is `invalid_token` (`missing_token` where there is none, `keys_unavailable` where the keys
-        cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met. The record of
-        it names `request_id`.
+        cannot be had), by 6 and 7 `session_revoked`, by 8 `revocation_unavailable`, by 9 what is not met, by the
+        Datalog `insufficient_scope`. The record of it names `request_id`.
+
+        Raises:
+            InvalidValueError: a fact that no Datalog can hold.
         """
         required = self._requirements if requirements is None else self._requirements & requirements
         verified = await self._verify(token, required)
@@ -147,15 +167,21 @@ class Guard:
             verdict = await self._ask(verified.anchors, required.max_staleness_s)  # 6 to 8
         else:  # as nearly always, and then this is a decision without a wait
             verdict = revocations.check(verified.anchors, required.max_staleness_s)  # 6 to 8
-        denial = _denial(verdict, required, verified.mandate)  # 9
+        denial = self._denial(verdict, required, verified.holder, facts)  # 9
         if denial is not None:
             return self._told(denial, request_id, verified, required)
         self.trace.allowed += 1
         if is_wanted(PASS):
             self.trace.tell(Outcome.ALLOWED, request_id, None, verified, required.max_staleness_s)
-        return Allow(verified.mandate)
+        return Allow(verified.holder)
 
-    async def admit(self, token: str | bytes | None, required: Requirements, request_id: str = "") -> Call | Deny:
+    async def admit(
+        self,
+        token: str | bytes | None,
+        required: Requirements,
+        request_id: str = "",
+        facts: Mapping[str, Any] = NO_FACTS,
+    ) -> Call | Deny:
         """Decide as `decide` does about a call that takes time, and look after it until `Call.end`.
 
         `required` is what `combine` gave. The call is registered before it is asked whether it is revoked (6 to 8): no
@@ -168,10 +194,10 @@ class Guard:
         call = self._in_flight.register(verified, required.max_staleness_s, request_id)
         try:
             verdict = await self._ask(verified.anchors, required.max_staleness_s)
+            denial = self._denial(verdict, required, verified.holder, facts)
         except BaseException:
             call.end()
             raise
-        denial = _denial(verdict, required, verified.mandate)
         if denial is None:
             self.trace.allowed += 1
             if is_wanted(PASS):
@@ -186,14 +212,25 @@ class Guard:
         return len(self._in_flight)
 
     def pass_at_once(
-        self, token: str, keys: KeySet, required: Requirements, request_id: str = ""
+        self,
+        token: str,
+        keys: KeySet | None,
+        required: Requirements,
+        request_id: str = "",
+        facts: Mapping[str, Any] = NO_FACTS,
     ) -> VerifiedToken | None:
         """Return what is known of a token that may act now, if that can be said without a wait; any thread may ask.
 
-        `keys` are the issuer's now. None says nothing about the token: ask `admit`.
+        `keys` are the issuer's of mandates now, None if they are not at hand. None says nothing about the token: ask
+        `admit`.
         """
         known = self._tokens.get(token)
-        if known is None or not known.is_good(keys, self._clock_s()) or not self.lets_pass(known, required):
+        if known is None:
+            return None
+        keys_now = keys if self.biscuits is None or isinstance(known.holder, Mandate) else self.biscuits.root_keys
+        if keys_now is None or not known.is_good(keys_now, self._clock_s()) or not self.lets_pass(known, required):
+            return None
+        if self._unauthorized(known.holder, facts) is not None:
             return None
         self.trace.allowed += 1
         if is_wanted(PASS):
@@ -211,7 +248,7 @@ class Guard:
         if not self._clock_s() < token.ends_at_s:
             return False
         verdict = revocations.check(token.anchors, required.max_staleness_s)
-        return _denial(verdict, required, token.mandate) is None
+        return isinstance(verdict, Clear) and _unmet(required, token.holder) is None
 
     def look_after(self, token: VerifiedToken, required: Requirements, request_id: str) -> Call:
         """Return a call by a token that was let in, which is looked after in this event loop until `Call.end`."""
@@ -236,13 +273,17 @@ class Guard:
         elif self._in_flight:
             self._in_flight.recheck(frozenset([entry.key for entry in entries]))
 
-    async def _verify(self, token: str | bytes | None, required: Requirements) -> VerifiedToken | Deny:
+    async def _verify(  # noqa: PLR0911 - each way out is a step
+        self, token: str | bytes | None, required: Requirements
+    ) -> VerifiedToken | Deny:
         if not token:  # 1
             return Deny.of(Code.MISSING_TOKEN, scopes=required.required_scopes)
+        if self.biscuits is not None and _is_biscuit(token):
+            return self._verify_biscuit(self.biscuits, token)
         known = self._tokens.get(token)
         try:
             signed = known or parse_mandate(token)  # 1
-            keys = await self._keys.key_set(signed.key_id)
+            keys = await self._keys_for(signed.key_id)
         except TokenError as refusal:
             return _invalid(refusal)
         except Exception as fault:  # noqa: BLE001  # whatever it is, there are no keys
@@ -253,11 +294,39 @@ class Guard:
             unverified = signed if isinstance(signed, UnverifiedMandate) else parse_mandate(token)
             now_s = self._clock_s()
             mandate = verify(unverified, keys, issuer=self.issuer, audience=self.audience, now_s=now_s)  # 2 to 5
-            verified = VerifiedToken(mandate, mandate.all_anchors(), keys)
+            verified = VerifiedToken.of(mandate, keys)
         except TokenError as refusal:
             return _invalid(refusal)
         self._tokens.add(token, verified)
         return verified
+
+    async def _keys_for(self, key_id: str | None) -> KeySet:
+        if self._keys is None:
+            raise UnknownTokenKeyError("mandates are not accepted here")
+        return await self._keys.key_set(key_id)
+
+    def _verify_biscuit(self, biscuits: "Biscuits", token: str | bytes) -> VerifiedToken | Deny:
+        known = self._tokens.get(token)
+        try:
+            verified = biscuits.verify(token, known, self._clock_s())
+        except TokenError as refusal:
+            return _invalid(refusal)
+        if verified is not known:
+            self._tokens.add(token, verified)
+        return verified
+
+    def _denial(
+        self, verdict: Verdict, required: Requirements, holder: Holder, facts: Mapping[str, Any]
+    ) -> Deny | None:
+        if not isinstance(verdict, Clear):
+            return Deny.by(verdict)
+        denial = None if required is NOTHING_REQUIRED else _unmet(required, holder)
+        return denial if self.biscuits is None or denial is not None else self._unauthorized(holder, facts)
+
+    def _unauthorized(self, holder: Holder, facts: Mapping[str, Any]) -> Deny | None:
+        if self.biscuits is None or isinstance(holder, Mandate):
+            return None
+        return self.biscuits.denial(holder, facts, self._clock_s())
 
     def _told(
         self,
@@ -327,25 +396,28 @@ def _without_keys(fault: Exception) -> Deny:
     return Deny.of(Code.KEYS_UNAVAILABLE, reason=KeysError.code)
 
 
-def _denial(verdict: Verdict, required: Requirements, mandate: Mandate) -> Deny | None:
-    if not isinstance(verdict, Clear):
-        return Deny.by(verdict)
-    return None if required is NOTHING_REQUIRED else _unmet(required, mandate)
+def _is_biscuit(token: str | bytes) -> bool:
+    """A mandate has dots between its parts, and base64 has none."""
+    return (b"." if isinstance(token, bytes) else ".") not in token  # type: ignore[operator]  # each in its own
 
 
-def _unmet(required: Requirements, mandate: Mandate) -> Deny | None:
-    if not required.required_scopes <= mandate.scopes:
+def _unmet(required: Requirements, holder: Holder) -> Deny | None:
+    """What a Biscuit belongs to is not known: it has no session, and no delegation."""
+    mandate = holder if isinstance(holder, Mandate) else None
+    if not required.required_scopes <= holder.scopes:
         scopes = required.required_scopes
         return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=scopes, reason=f"required_scopes={' '.join(sorted(scopes))}")
-    if required.require_session and mandate.session_id is None:
+    if required.require_session and (mandate is None or mandate.session_id is None):
         return Deny.of(Code.SESSION_REQUIRED, reason="require_session")
-    if required.require_delegation and mandate.delegation_edge_id is None:
+    if required.require_delegation and (mandate is None or mandate.delegation_edge_id is None):
         return Deny.of(Code.DELEGATION_REQUIRED, reason="require_delegation")
-    if required.max_hops is not None and _hops(mandate) > required.max_hops:
+    if required.max_hops is not None and _hops(holder) > required.max_hops:
         return Deny.of(Code.HOP_COUNT_EXCEEDED, reason=f"max_hops={required.max_hops}")
     return None
 
 
-def _hops(mandate: Mandate) -> int:
+def _hops(holder: Holder) -> int:
     """The most that any claim says: one that is missing must not make the way look shorter."""
-    return max(mandate.hop_count, len(mandate.delegation_path), int(mandate.delegation_edge_id is not None))
+    if not isinstance(holder, Mandate):
+        return holder.hop_count
+    return max(holder.hop_count, len(holder.delegation_path), int(holder.delegation_edge_id is not None))

@@ -9,10 +9,14 @@ import re
 import string
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from countermand.tokens.cache import Holder
 from countermand.tokens.mandate import Mandate
+
+if TYPE_CHECKING:  # an extra
+    from countermand.tokens.biscuit import Biscuit
 
 PREFIX: Final = "x-countermand-"
 _SAFE: Final = string.punctuation.replace("%", "")
@@ -31,13 +35,23 @@ _VALUES: Final[Mapping[str, Callable[[Mandate], str]]] = {
     "expires-at": lambda mandate: str(int(mandate.expires_at_s)),
 }
 
+_OF_BISCUIT: Final[Mapping[str, Callable[["Biscuit"], str]]] = {
+    "subject": lambda biscuit: _written(biscuit.subject),
+    "scope": lambda biscuit: " ".join(map(_written, sorted(biscuit.scopes))),
+    "hop-count": lambda biscuit: str(biscuit.hop_count),
+    "token-id": lambda biscuit: biscuit.token_id,
+    "expires-at": lambda biscuit: "" if biscuit.expires_at_s is None else str(biscuit.expires_at_s),
+}
+
 NOBODY: Final[Mapping[str, str]] = MappingProxyType(dict.fromkeys((PREFIX + name for name in _VALUES), ""))
 """The headers of a request that is nobody's; their names are all that there are."""
 
 
-def identity(mandate: Mandate) -> dict[str, str]:
+def identity(holder: Holder) -> dict[str, str]:
     """Return the headers that say who acts, by their lower-case names."""
-    return {PREFIX + name: value(mandate) for name, value in _VALUES.items()}
+    if isinstance(holder, Mandate):
+        return {PREFIX + name: value(holder) for name, value in _VALUES.items()}
+    return {**NOBODY, **{PREFIX + name: value(holder) for name, value in _OF_BISCUIT.items()}}
 
 
 def _written(text: str | None) -> str:

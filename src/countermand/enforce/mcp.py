@@ -19,6 +19,7 @@ from pydantic import AnyHttpUrl, Field, ValidationError
 from countermand.enforce.asking import asking
 from countermand.enforce.guard import Guard
 from countermand.errors import ConfigurationError
+from countermand.tokens.cache import Holder
 from countermand.tokens.mandate import LEEWAY_S, Mandate
 
 _log = logging.getLogger(__name__)
@@ -61,14 +62,13 @@ def auth_settings(guard: Guard) -> AuthSettings:
         raise ConfigurationError("to an MCP server an issuer is an http or https URL") from None
 
 
-def token_fields(token: str, mandate: Mandate, audience: str) -> dict[str, Any]:
+def token_fields(token: str, holder: Holder, audience: str) -> dict[str, Any]:
     """Return the fields of an AccessToken. It expires when the guard says so: after the leeway."""
-    return {
-        "token": token,
-        "client_id": mandate.client_id or mandate.subject,
-        "scopes": sorted(mandate.scopes),
-        "expires_at": math.ceil(mandate.expires_at_s + LEEWAY_S),
-        "resource": audience,
-        "subject": mandate.subject,
-        "claims": dict(mandate.claims),
+    common = {"token": token, "scopes": sorted(holder.scopes), "resource": audience, "subject": holder.subject}
+    if not isinstance(holder, Mandate):
+        return common | {"client_id": holder.subject, "expires_at": holder.expires_at_s, "claims": {}}
+    return common | {
+        "client_id": holder.client_id or holder.subject,
+        "expires_at": math.ceil(holder.expires_at_s + LEEWAY_S),
+        "claims": dict(holder.claims),
     }

@@ -39,7 +39,7 @@ class ProtectedResource:
         path = WELL_KNOWN + ("" if url["path"] in {None, "/"} else url["path"])
         members = {
             "resource": audience,
-            "authorization_servers": [issuer],
+            "authorization_servers": [issuer] if issuer else [],
             "bearer_methods_supported": ["header"],
             "scopes_supported": sorted(scopes),
         }

@@ -12,12 +12,12 @@ else there is to say, the loop says.
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from countermand.enforce.decision import Code, Deny, Requirements
+from countermand.enforce.decision import NO_FACTS, Code, Deny, Requirements
 from countermand.enforce.forks import renew_in_children
 from countermand.enforce.inflight import Call
 from countermand.enforce.trace import Outcome
@@ -54,14 +54,15 @@ class GuardThread:
         self._thread: _LoopThread | None = None
         self._keys: tuple[KeySet, float] | None = None  # the issuer's, and when it was asked, by the loop's time
 
-    def admit(self, token: str | None, required: Requirements, request_id: str) -> "ThreadCall | Deny":
+    def admit(
+        self, token: str | None, required: Requirements, request_id: str, facts: Mapping[str, Any] = NO_FACTS
+    ) -> "ThreadCall | Deny":
         """Do as Guard.admit does. What is let in is looked at whenever it is asked whether it `passes`."""
-        keys = self._fresh_keys()
-        if token is not None and keys is not None:
-            known = self.guard.pass_at_once(token, keys, required, request_id)
+        if token is not None and self._thread is not None:
+            known = self.guard.pass_at_once(token, self._fresh_keys(), required, request_id, facts)
             if known is not None:
                 return ThreadCall(self, known, required, request_id)
-        admitted = self.ask(partial(self._admit, token, required, request_id), Outcome.DENIED, request_id)
+        admitted = self.ask(partial(self._admit, token, required, request_id, facts), Outcome.DENIED, request_id)
         if isinstance(admitted, Deny):
             return admitted
         return ThreadCall(self, admitted.token, required, request_id, admitted)
@@ -102,11 +103,14 @@ class GuardThread:
                 thread.loop.call_soon_threadsafe(thread.stopping.set)
             thread.join(ANSWER_S)
 
-    async def _admit(self, token: str | None, required: Requirements, request_id: str) -> Call | Deny:
+    async def _admit(
+        self, token: str | None, required: Requirements, request_id: str, facts: Mapping[str, Any]
+    ) -> Call | Deny:
         asked_s = asyncio.get_running_loop().time()
-        admitted = await self.guard.admit(token, required, request_id)
+        admitted = await self.guard.admit(token, required, request_id, facts)
         if isinstance(admitted, Call):
-            self._keys = admitted.token.keys, asked_s
+            if isinstance(admitted.token.keys, KeySet):
+                self._keys = admitted.token.keys, asked_s
             if not admitted.may_pass() and admitted.denial is not None:  # it was cut while a store was thinking
                 return admitted.denial
         return admitted

@@ -21,6 +21,7 @@ from countermand.enforce.forks import renew_in_children
 from countermand.enforce.revocations import Asked
 from countermand.errors import MalformedError
 from countermand.tokens.cache import VerifiedToken
+from countermand.tokens.mandate import Mandate
 
 HEADER: Final = b"x-request-id"
 REQUEST_ID_KEY: Final = "countermand.request_id"
@@ -77,7 +78,8 @@ class Record:
 
     `at_ms` is the guard's time, since 1970, UTC. `reason` is that of Deny. `anchor_…` says what was revoked, and `seq`
     by which entry of the ledger. `staleness_ms` is how old the knowledge was, `max_staleness_s` what the request
-    allowed, where it did not leave that to the replica. `token_id` is the claim `jti`, `session_id` is `sid`.
+    allowed, where it did not leave that to the replica. `token_id` is the claim `jti`, or a Biscuit's last id;
+    `session_id` is `sid`.
     """
 
     request_id: str = ""
@@ -181,7 +183,7 @@ class Trace:
         max_staleness_s: float | None,
     ) -> Record:
         ended_by = denial.ended_by if denial is not None else None
-        mandate = token.mandate if token is not None else None
+        holder = token.holder if token is not None else None
         return Record(
             request_id=request_id,
             outcome=outcome,
@@ -195,8 +197,8 @@ class Trace:
             seq=ended_by.seq or None if ended_by is not None else None,  # a store knows no entries
             staleness_ms=self.staleness_ms() if token is not None else None,
             max_staleness_s=max_staleness_s,
-            token_id=(mandate.token_id or "") if mandate is not None else "",
-            session_id=(mandate.session_id or "") if mandate is not None else "",
+            token_id=(holder.token_id or "") if holder is not None else "",
+            session_id=(holder.session_id or "") if isinstance(holder, Mandate) else "",
         )
 
     def staleness_ms(self) -> int | None:

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar, Unpack
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from countermand.enforce.asking import MANDATE_KEY
+from countermand.enforce.asking import facts_of, hand_over
 from countermand.enforce.bearer import extract_bearer, refusal
 from countermand.enforce.decision import Deny, RequirementOptions, Requirements
 from countermand.enforce.thread import ThreadCall
@@ -42,8 +42,9 @@ _log = logging.getLogger(__name__)
 class GuardWsgiMiddleware:
     """`app` behind `guard`, whose requirements and these must be met.
 
-    The app finds the Mandate of a request that was let in, and the request's id, in its environ (MANDATE_KEY,
-    REQUEST_ID_KEY). `on_demand` lets every request in, and leaves it to the app to ask (`requires`).
+    The app finds the Mandate or the Biscuit of a request that was let in, and the request's id, in its environ
+    (MANDATE_KEY, BISCUIT_KEY, REQUEST_ID_KEY). `on_demand` lets every request in, and leaves it to the app to ask
+    (`requires`).
 
     Raises:
         ConfigurationError: the guard cannot answer for these requirements.
@@ -62,8 +63,7 @@ class GuardWsgiMiddleware:
         environ[REQUEST_ID_KEY] = self._id(environ)
         gate = _Gate(self._guard, self._requirements, environ, start_response)
         resource = self._guard.resource
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        if resource is not None and resource.is_asked_for(environ.get("REQUEST_METHOD"), path):
+        if resource is not None and resource.is_asked_for(environ.get("REQUEST_METHOD"), _path(environ)):
             return [gate.answer(200, resource.headers, resource.metadata)]
         environ["wsgi.input"] = _Input(gate, environ["wsgi.input"])
         if not self._on_demand and gate.admit() is not None:
@@ -82,6 +82,11 @@ class GuardWsgiMiddleware:
             if isinstance(given, str) and is_request_id(given):
                 return given
         return self._guard.random(ID_BYTES).hex()
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    """Return the path as WSGI has it: each character is a byte."""
+    return str(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
 
 
 def requires(
@@ -137,13 +142,17 @@ class _Gate:
             return self.denial
         if requirements is not None:
             self._requirements = self._requirements & requirements
-        token = extract_bearer(self._environ.get("HTTP_AUTHORIZATION"))
-        admitted = self.guard.thread.admit(token, self._requirements, self._environ[REQUEST_ID_KEY])
+        environ = self._environ
+        token = extract_bearer(environ.get("HTTP_AUTHORIZATION"))
+        path = _path(environ).encode("latin-1", "replace").decode(errors="replace")
+        facts = facts_of(environ.get("REQUEST_METHOD", "GET"), path)
+        admitted = self.guard.thread.admit(token, self._requirements, environ[REQUEST_ID_KEY], facts)
         self.end()
         if isinstance(admitted, Deny):
             self._call, self.denial = None, admitted
         else:
-            self._call, self._environ[MANDATE_KEY] = admitted, admitted.token.mandate
+            self._call = admitted
+            hand_over(environ, admitted.token.holder)
         return self.denial
 
     def end(self) -> None:

@@ -2,47 +2,61 @@
 
 Only that a token is genuine is remembered, never that it may act. Its time is compared on each use, and it counts only
 under the same keys that verified it. Whether it was revoked is not known here, and is asked each time.
-Source: docs/protocol.md, "Mandate".
+Source: docs/protocol.md, "Mandate" and "Biscuit".
 """
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, Union
 
 from countermand.log.anchor import Anchors
 from countermand.tokens.jwks import KeySet
 from countermand.tokens.mandate import LEEWAY_S, Mandate
 
+if TYPE_CHECKING:  # an extra
+    from countermand.tokens.biscuit import Biscuit, RootKeys
+
 MAX_ENTRIES: Final = 8_192
 MAX_BYTES: Final = 8 * 2**20
 """Of token text. All that is remembered takes about five times that: at these bounds some 50 MB."""
 
+Holder: TypeAlias = Union[Mandate, "Biscuit"]
+"""Who acts, as a verified token says."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """What was verified: `mandate`, under `keys`. `anchors` is all that is asked about it, the signing key included.
+    """What was verified: `holder`, under `keys`. `anchors` is all that is asked about it, a mandate's key included.
 
-    `begins_at_s` is the later of `iat` and `nbf`, less the leeway; `ends_at_s` is `exp` with it, the first moment at
-    which the token is not good any more. Both in seconds since 1970, UTC. `key_id` names the key that signed it.
+    From `begins_at_s` to before `ends_at_s` it is within its time, the leeway included; in seconds since 1970, UTC.
+    `key_id` names the key that signed a mandate.
     """
 
-    mandate: Mandate
+    holder: Holder
     anchors: Anchors
-    keys: KeySet = field(repr=False, compare=False)
-    key_id: str | None = field(init=False)
-    begins_at_s: float = field(init=False)
-    ends_at_s: float = field(init=False)
+    keys: "KeySet | RootKeys" = field(repr=False, compare=False)
+    begins_at_s: float
+    ends_at_s: float
+    key_id: str | None = None
 
-    def __post_init__(self) -> None:
-        not_before = self.mandate.claims.get("nbf", 0)
+    @classmethod
+    def of(cls, mandate: Mandate, keys: KeySet) -> Self:
+        """Return the token that `verify` has accepted as a mandate."""
+        not_before = mandate.claims.get("nbf", 0)
         later = not_before if isinstance(not_before, int | float) else 0  # `verify` has refused any other
-        object.__setattr__(self, "key_id", self.mandate.key_id)
-        object.__setattr__(self, "begins_at_s", max(self.mandate.issued_at_s, later) - LEEWAY_S)
-        object.__setattr__(self, "ends_at_s", self.mandate.expires_at_s + LEEWAY_S)
+        begins_at_s = max(mandate.issued_at_s, later) - LEEWAY_S
+        return cls(mandate, mandate.all_anchors(), keys, begins_at_s, mandate.expires_at_s + LEEWAY_S, mandate.key_id)
 
-    def is_good(self, keys: KeySet, now_s: float) -> bool:
-        """Whether `verify` would accept the token again at `now_s`, if these are the issuer's keys now.
+    @classmethod
+    def of_biscuit(cls, biscuit: "Biscuit", keys: "RootKeys") -> Self:
+        """Return the token that `verify_biscuit` has accepted. Its own checks know no leeway."""
+        ends_at_s = math.inf if biscuit.expires_at_s is None else biscuit.expires_at_s
+        return cls(biscuit, biscuit.anchors(), keys, -math.inf, ends_at_s)
+
+    def is_good(self, keys: "KeySet | RootKeys", now_s: float) -> bool:
+        """Whether the token would be accepted again at `now_s`, if these are the issuer's keys now.
 
         What an issuer has withdrawn is missing in its keys now, and is found out.
         """

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from countermand.enforce.decision import NOTHING_REQUIRED, Requirements
 from countermand.enforce.forks import renew_in_children
 from countermand.enforce.guard import Guard
+from countermand.enforce.revocations import AnyRevocations
 from countermand.errors import ConfigurationError, MalformedError
 from countermand.log.checkpoint import Pin
 from countermand.log.entry import Entry
@@ -32,7 +33,8 @@ from countermand.tokens.jwks import JwksCache, KeySet, KeySource
 from countermand.transport.http import HttpLog, check_url, fetch_keys, is_exposed
 from countermand.wiring.tasks import beside
 
-if TYPE_CHECKING:  # an extra
+if TYPE_CHECKING:  # extras
+    from countermand.enforce.biscuits import Biscuits
     from countermand.transport.redis import RedisLog
 
 _OF_REDIS: Final = ("redis", "unix:")  # how its URLs begin; `redis_log` says which there are
@@ -123,30 +125,59 @@ def _say_why(task: asyncio.Task[None]) -> None:
         _log.error("the follower failed", exc_info=error)
 
 
-def connect(
+def guard(
+    revocations: AnyRevocations,
+    *,
+    audience: str,
+    issuer: str | None = None,
+    biscuits: "Biscuits | None" = None,
+    required_scopes: Sequence[str] = (),
+) -> Guard:
+    """Return a guard that asks `revocations`: a store, which nothing has to be run for; see `connect` for the rest.
+
+    What a store does not know it does not refuse, and it says of no entry how old its knowledge is: that a replica can.
+
+    Raises:
+        ConfigurationError: something is missing, or cannot work.
+    """
+    return Guard(
+        None if issuer is None else keys_of(issuer),
+        revocations,
+        issuer=issuer or "",
+        audience=audience,
+        biscuits=biscuits,
+        clock_s=time.time,
+        random=os.urandom,
+        requirements=Requirements.of(required_scopes=required_scopes),
+    )
+
+
+def connect(  # noqa: PLR0913 - one for each option
     url: str,
     *,
-    issuer: str,
     audience: str,
+    issuer: str | None = None,
+    biscuits: "Biscuits | None" = None,
     api_key: str | None = None,
     pin: str | None = None,
     max_staleness_s: float = MAX_STALENESS_S,
     required_scopes: Sequence[str] = (),
     best_effort: bool = False,
 ) -> Guard:
-    """Return a guard that follows the authority at `url`, and accepts its mandates for `audience`.
+    """Return a guard that follows the authority at `url`, and accepts mandates for `audience`, or Biscuits, or both.
 
     It starts with the application that it protects (`guard.asgi(app)`), or with `async with guard`.
 
     Args:
         url: where the log is followed: the authority, or a Redis on which it publishes (`redis://`,
             `redis+sentinel://`, `redis+cluster://`; over TLS `rediss`).
-        issuer: who mints the mandates; the keys are at `<issuer>/.well-known/jwks.json`.
         audience: which `aud` this resource server answers to.
+        issuer: who mints the mandates; the keys are at `<issuer>/.well-known/jwks.json`. Left out: none are accepted.
+        biscuits: whose Biscuits are accepted, and what they may do (`countermand.Biscuits`). Left out: none are.
         api_key: a key of role replica, for the authority; COUNTERMAND_API_KEY if left out.
         pin: log id and checkpoint key; COUNTERMAND_PIN if left out.
         max_staleness_s: refuse above this age of knowledge; over 2 seconds.
-        required_scopes: what every mandate must hold.
+        required_scopes: what every token must hold.
         best_effort: let pass what cannot be known. It ends the guarantee, and logs.
 
     Raises:
@@ -155,6 +186,7 @@ def connect(
     (guard,) = connect_all(
         url,
         issuer=issuer,
+        biscuits=biscuits,
         audiences={audience: Requirements.of(required_scopes=required_scopes)},
         api_key=api_key,
         pin=pin,
@@ -167,8 +199,9 @@ def connect(
 def connect_all(
     url: str,
     *,
-    issuer: str,
     audiences: Mapping[str, Requirements],
+    issuer: str | None = None,
+    biscuits: "Biscuits | None" = None,
     api_key: str | None = None,
     pin: str | None = None,
     max_staleness_s: float = MAX_STALENESS_S,
@@ -181,7 +214,8 @@ def connect_all(
     log, believed = _log_at(url, api_key, pin)
     replica = Replica(LogState(believed), system_clock, max_staleness_s=max_staleness_s, best_effort=best_effort)
     reporter = Reporter(replica, new_replica_id, log.report) if isinstance(log, HttpLog) else None
-    return _following_guards(keys_of(issuer), replica, log, issuer, audiences, reporter)
+    keys = None if issuer is None else keys_of(issuer)
+    return _following_guards(keys, replica, log, issuer or "", audiences, reporter, biscuits)
 
 
 def _log_at(url: str, api_key: str | None, pin: str | None) -> tuple[LogReader, Pin]:
@@ -230,12 +264,13 @@ def following_guard(
 
 
 def _following_guards(
-    keys: KeySource,
+    keys: KeySource | None,
     replica: Replica,
     log: LogReader,
     issuer: str,
     audiences: Mapping[str, Requirements],
     reporter: Reporter | None = None,
+    biscuits: "Biscuits | None" = None,
 ) -> list[Guard]:
     def on_applied(entries: Sequence[Entry]) -> None:
         for guard in guards:
@@ -250,6 +285,7 @@ def _following_guards(
             replica,
             issuer=issuer,
             audience=audience,
+            biscuits=biscuits,
             clock_s=time.time,
             random=os.urandom,
             requirements=requirements,

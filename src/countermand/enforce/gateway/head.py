@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from countermand.enforce.asgi import MANDATE_KEY, REQUEST_ID_KEY, Scope
+from countermand.enforce.asgi import BISCUIT_KEY, MANDATE_KEY, REQUEST_ID_KEY, Scope
 from countermand.enforce.gateway.problem import NO_UPGRADE, NOT_ALLOWED, OLD_VERSION, Problem, invalid
 from countermand.enforce.identity import PREFIX, identity
 from countermand.errors import BadAnswerError
@@ -117,7 +117,7 @@ def request_headers(scope: Scope) -> list[tuple[str, str]]:
     ]
     if scope["type"] == "http":
         sent += [("content-length", str(int(value))) for value in values_of(headers, b"content-length")]
-    sent += identity(scope[MANDATE_KEY]).items()
+    sent += identity(scope.get(MANDATE_KEY) or scope[BISCUIT_KEY]).items()
     sent += [
         ("x-request-id", scope[REQUEST_ID_KEY]),
         ("x-forwarded-for", scope["client"][0] if scope["client"] else "unknown"),

@@ -1,0 +1,127 @@
+"""What a Biscuit may do here: an application's Datalog, asked about one request.
+
+The token's own checks are asked with it. What a token could keep us busy with is bounded before (see `blocks`), so the
+limit in time is there for the application's own rules, and wide: a loaded machine must not refuse a good token.
+Source: docs/protocol.md, "Biscuit"; the Biscuit specification, version 2, "Datalog".
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+import biscuit_auth
+
+from countermand.errors import ConfigurationError, InvalidValueError
+from countermand.log.revocation_id import twins
+from countermand.tokens.biscuit import Biscuit
+
+MAX_TIME: Final = timedelta(seconds=1)
+"""Of wall clock, and it is given twice. The library's own millisecond refuses good tokens on a loaded machine."""
+ATTEMPTS: Final = 2
+
+Term: TypeAlias = str | int | bool | bytes | datetime
+Facts: TypeAlias = Mapping[str, Term | tuple[Term, ...]]
+"""Of a request, by their names: one term each, or several. `{"operation": "read"}` is `operation("read")`."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_ALLOWS: Final = re.compile(r"\ballow\s+if\b")
+_TIMES: Final = biscuit_auth.Rule("found($time) <- time($time)")
+_ENDLESS: Final = "Reached Datalog execution limits"
+
+
+class Refusal(StrEnum):
+    """Why a Biscuit does not allow a request, for logs."""
+
+    CHECKS = "checks_failed"
+    """A check of the token, or of the policy, does not hold."""
+    POLICIES = "no_policy_allows"
+    """No policy allows it, or the first that matches denies it."""
+    LIMITS = "datalog_limits"
+
+
+class Policy:
+    """The application's Datalog: facts, rules, checks and policies. At least one policy must allow something.
+
+    Every request adds `time(…)`, and the facts that are given with it. With `revocation_facts` it adds a
+    `revocation_id(i, bytes)` for each id of block i, in every form that the id can take.
+
+    Raises:
+        ConfigurationError: it is not Datalog, or can allow nothing.
+    """
+
+    def __init__(self, code: str, *, revocation_facts: bool = False) -> None:
+        self._base: Any  # its stubs leave out the limits
+        try:
+            self._base = biscuit_auth.AuthorizerBuilder(code)
+        except (biscuit_auth.DataLogError, TypeError) as error:
+            raise ConfigurationError(f"the policy of Biscuits is not Datalog: {error}") from error
+        if _ALLOWS.search(code) is None:
+            raise ConfigurationError("a policy of Biscuits without `allow if …` lets nobody in")
+        if self._base.build_unauthenticated().query(_TIMES):
+            raise ConfigurationError("a policy of Biscuits says nothing of the time: every request brings its own")
+        self._limits = self._base.limits()
+        self._limits.max_time = MAX_TIME
+        self._revocation_facts = revocation_facts
+
+    def refusal(self, biscuit: Biscuit, facts: Facts, now_s: float) -> Refusal | None:
+        """Return why the Biscuit does not allow a request with these facts at `now_s`; None if it does.
+
+        Raises:
+            InvalidValueError: a fact that Datalog cannot hold. `time` and `revocation_id` are ours.
+        """
+        builder = self._asked(biscuit, facts, now_s)
+        for _ in range(ATTEMPTS):
+            refusal = self._attempt(builder, biscuit)
+            if refusal is not Refusal.LIMITS:
+                return refusal
+        return Refusal.LIMITS
+
+    def _asked(self, biscuit: Biscuit, facts: Facts, now_s: float) -> Any:
+        terms: dict[str, object] = {"now": datetime.fromtimestamp(int(now_s), UTC)}
+        lines = ["time({now});", *_lines(facts, terms)]
+        if self._revocation_facts:
+            lines += _revocation_lines(biscuit)
+        try:
+            builder: Any = biscuit_auth.AuthorizerBuilder("".join(lines), terms)
+        except (biscuit_auth.DataLogError, TypeError, OverflowError) as error:
+            raise InvalidValueError("a fact about a request is a text, a number, a truth value, bytes or a time") from (
+                error
+            )
+        builder.merge(self._base)
+        builder.set_limits(self._limits)
+        return builder
+
+    def _attempt(self, builder: Any, biscuit: Biscuit) -> Refusal | None:
+        try:
+            builder.build(biscuit.token).authorize()
+        except biscuit_auth.AuthorizationError as error:  # its text quotes the token, and stays here
+            return _reason(str(error))
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                return Refusal.CHECKS
+            raise
+        return None
+
+
+def _lines(facts: Facts, terms: dict[str, object]) -> Iterable[str]:
+    """Yield the code of each fact, and put its terms beside: what a client chose is never written as code."""
+    for name, value in facts.items():
+        if _NAME.fullmatch(name) is None or name in {"time", "revocation_id"}:
+            raise InvalidValueError("a fact about a request has a lower-case name, and not one of ours")
+        values = value if isinstance(value, tuple) else (value,)
+        names = [f"{name}_{number}" for number in range(len(values))]
+        terms.update(zip(names, values, strict=True))
+        yield f"{name}({', '.join(f'{{{one}}}' for one in names)});"
+
+
+def _revocation_lines(biscuit: Biscuit) -> list[str]:
+    ids = enumerate(biscuit.revocation_ids)
+    return [f"revocation_id({block}, hex:{form});" for block, id_ in ids for form in twins(id_)]
+
+
+def _reason(text: str) -> Refusal:
+    if text == _ENDLESS:
+        return Refusal.LIMITS
+    return Refusal.CHECKS if "an allow policy matched" in text.partition(":")[2][:40] else Refusal.POLICIES
