@@ -12,15 +12,18 @@ from typing import Any, Final
 
 import pytest
 
+from countermand import Biscuits
 from countermand.settings import REVOKED_IDS, REVOKED_IDS_FILE
 from countermand.stores.id_list import MAX_FILE_BYTES
 from countermand.stores.redis import RedisRevocationStore
 from countermand.stores.static import MAX_STALENESS_S, StaticRevocationStore
 from tests.redis_guide import blocks
+from tests.signer import Signer
 
 GUIDE: Final = (Path(__file__).parents[2] / "docs" / "biscuit.md").read_text("utf-8")
 SECTION: Final = GUIDE.partition("\n## Lists")[2].partition("\n## ")[0]
 EXPORT: Final = "https://authority.example/v1/biscuit/revoked"
+ROOT_KEY: Final = "ed25519/" + "1055c750b1a1505937af1537c626ba3263995c33a64758aaafb1275b0312e284"
 ED25519, OTHER = "ab" * 64, "cd" * 64
 
 
@@ -41,11 +44,35 @@ def test_the_variable_is_read_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     name, id_ = re.findall(r"^\$ export (\w+)=(\w+)$", SECTION, re.MULTILINE)[0]
     assert name == REVOKED_IDS
     monkeypatch.setenv(name, id_)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"biscuits": Biscuits(ROOT_KEY, "allow if true")}
 
     exec(block("python", "static_revocations"), names)  # noqa: S102 - the guide is ours
 
     assert names["revocations"].is_revoked(id_)
+    assert names["guard"].biscuits is names["biscuits"]
+
+
+def test_a_replica_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHORITY", "http://127.0.0.1:1")
+    monkeypatch.setenv("COUNTERMAND_API_KEY", "cmk_0")
+    monkeypatch.setenv("COUNTERMAND_PIN", str(Signer().pin))
+    names: dict[str, Any] = {"biscuits": Biscuits(ROOT_KEY, "allow if true")}
+
+    exec(block("python", "AUTHORITY"), names)  # noqa: S102 - the guide is ours
+
+    assert names["guard"].biscuits is names["biscuits"]
+
+
+def test_a_guard_of_both_is_made_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERMAND_API_KEY", "cmk_0")
+    monkeypatch.setenv("COUNTERMAND_PIN", str(Signer().pin))
+    url = "http://127.0.0.1:1"
+    names: dict[str, Any] = {"root_key": ROOT_KEY, "url": url, "issuer": url}
+
+    (shown,) = (text for text in blocks("python", GUIDE) if "issuer=issuer" in text)
+    exec(shown, names)  # noqa: S102 - the guide is ours
+
+    assert (names["guard"].issuer, names["guard"].biscuits) == (url, names["biscuits"])
 
 
 def test_the_store_in_redis_is_made_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import biscuit_auth
 import httpx2
 import pytest
 from fastapi import FastAPI, Security
@@ -11,6 +12,7 @@ from fastmcp import FastMCP
 from flask import Flask
 from mcp.server.mcpserver import MCPServer
 
+import countermand
 from countermand.tokens.mandate import Mandate
 from tests.integration.commands import typed
 from tests.running import authority_running, until
@@ -37,12 +39,27 @@ async def test_every_block_is_run_by_a_test_here() -> None:
     assert {text.splitlines()[0] for text in BLOCKS} == {
         "import countermand",
         "import logging",
+        "from countermand import Biscuits",
         "from caracalai_revocation import InMemoryRevocationStore",
         "from countermand.enforce.fastapi import protect",
         "from countermand.enforce.mcp import MandateVerifier, auth_settings",
         "from countermand.enforce.fastmcp import MandateAuth",
         "from countermand.enforce.wsgi import requires",
     }
+
+
+@pytest.mark.parametrize(("listed", "code"), [("", None), ("this", "session_revoked")])
+async def test_biscuits_are_taken_as_shown(monkeypatch: pytest.MonkeyPatch, listed: str, code: str | None) -> None:
+    pair = biscuit_auth.KeyPair()
+    builder = biscuit_auth.BiscuitBuilder('user("alice"); right("alice", "/notes", "read")')
+    token = builder.build(pair.private_key)
+    monkeypatch.setenv("COUNTERMAND_REVOKED_IDS", token.revocation_ids[0] if listed else "")
+    names: dict[str, Any] = {"countermand": countermand, "root_key": repr(pair.public_key)}
+    exec(block("from countermand import Biscuits"), names)  # noqa: S102 - the README is ours
+
+    decision = await names["guard"].decide(token.to_base64(), facts={"method": "GET", "path": "/notes"})
+
+    assert getattr(decision, "code", None) == code
 
 
 async def test_the_documented_store_works_as_shown() -> None:
