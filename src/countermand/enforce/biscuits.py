@@ -52,7 +52,9 @@ class Biscuits:
         keys = self._root_keys
         verified = known
         if verified is None or verified.keys != keys:
-            verified = VerifiedToken.of_biscuit(verify_biscuit(parse_biscuit(token), keys), keys)
+            facts = self._policy.facts_of_a_name
+            biscuit = verify_biscuit(parse_biscuit(token), keys, authorizer_facts=facts)
+            verified = VerifiedToken.of_biscuit(biscuit, keys)
         if not now_s < verified.ends_at_s:
             raise ExpiredTokenError("the token has expired")
         return verified

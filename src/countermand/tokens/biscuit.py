@@ -24,7 +24,7 @@ from countermand.errors import (
 from countermand.log.anchor import Anchor, Anchors, Kind
 from countermand.log.revocation_id import canonical_id
 from countermand.tokens.blocks import Block, ends_at_s, read_blocks
-from countermand.tokens.work import MAX_WORK, work
+from countermand.tokens.work import AUTHORIZER_FACTS, MAX_WORK, work
 
 MAX_BISCUIT_BYTES: Final = 16_384
 """Of base64: as a mandate, and what common servers take as a header."""
@@ -170,10 +170,13 @@ def parse_biscuit(token: str | bytes) -> UnverifiedBiscuit:
     return UnverifiedBiscuit(_ask(unverified.root_key_id), unverified)
 
 
-def verify_biscuit(unverified: UnverifiedBiscuit, keys: RootKeys) -> Biscuit:
+def verify_biscuit(
+    unverified: UnverifiedBiscuit, keys: RootKeys, *, authorizer_facts: int = AUTHORIZER_FACTS
+) -> Biscuit:
     """Return the Biscuit if one of `keys` signed its first block, and every other block is signed as it must be.
 
-    Whether it is revoked, and what it allows, are other questions.
+    Whether it is revoked, and what it allows, are other questions. `authorizer_facts` is how many facts of one name
+    whoever authorizes it brings.
 
     Raises:
         UnknownTokenKeyError: no key has the id that it names.
@@ -182,7 +185,7 @@ def verify_biscuit(unverified: UnverifiedBiscuit, keys: RootKeys) -> Biscuit:
     """
     token = _verified(unverified, keys)
     blocks = read_blocks(bytes(_ask(token.to_bytes)))
-    if work(blocks) > MAX_WORK:
+    if work(blocks, authorizer_facts) > MAX_WORK:
         raise MalformedTokenError("the Biscuit has rules or checks that would take too long")
     subjects, issued = _found(token, _SUBJECTS, str), _found(token, _ISSUED, object)
     return Biscuit(

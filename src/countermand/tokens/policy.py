@@ -6,6 +6,7 @@ Source: docs/protocol.md, "Biscuit"; the Biscuit specification, version 2, "Data
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,7 +16,8 @@ import biscuit_auth
 
 from countermand.errors import ConfigurationError, InvalidValueError
 from countermand.log.revocation_id import twins
-from countermand.tokens.biscuit import Biscuit
+from countermand.tokens.biscuit import MAX_BLOCKS, Biscuit
+from countermand.tokens.work import AUTHORIZER_FACTS
 
 MAX_TIME: Final = timedelta(seconds=1)
 """Of wall clock, and it is given twice. The library's own millisecond refuses good tokens on a loaded machine."""
@@ -26,6 +28,7 @@ Facts: TypeAlias = Mapping[str, Term | tuple[Term, ...]]
 """Of a request, by their names: one term each, or several. `{"operation": "read"}` is `operation("read")`."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NAMED: Final = re.compile(r"([\w:]+)\s*\(")
 _ALLOWS: Final = re.compile(r"\ballow\s+if\b")
 _TIMES: Final = biscuit_auth.Rule("found($time) <- time($time)")
 _ENDLESS: Final = "Reached Datalog execution limits"
@@ -45,7 +48,8 @@ class Policy:
     """The application's Datalog: facts, rules, checks and policies. At least one policy must allow something.
 
     Every request adds `time(…)`, and the facts that are given with it. With `revocation_facts` it adds a
-    `revocation_id(i, bytes)` for each id of block i, in every form that the id can take.
+    `revocation_id(i, bytes)` for each id of block i, in every form that the id can take. `facts_of_a_name` is the most
+    that a token's own rules find of one name, which its work is bounded by.
 
     Raises:
         ConfigurationError: it is not Datalog, or can allow nothing.
@@ -61,6 +65,7 @@ class Policy:
             raise ConfigurationError("a policy of Biscuits without `allow if …` lets nobody in")
         if self._base.build_unauthenticated().query(_TIMES):
             raise ConfigurationError("a policy of Biscuits says nothing of the time: every request brings its own")
+        self.facts_of_a_name = _facts_of_a_name(code) + (2 * MAX_BLOCKS if revocation_facts else 0)
         self._limits = self._base.limits()
         self._limits.max_time = MAX_TIME
         self._revocation_facts = revocation_facts
@@ -103,6 +108,11 @@ class Policy:
                 return Refusal.CHECKS
             raise
         return None
+
+
+def _facts_of_a_name(code: str) -> int:
+    """Return no fewer facts of one name than the code has: how often the name comes, whatever it is there for."""
+    return max([AUTHORIZER_FACTS, *Counter(_NAMED.findall(code)).values()])
 
 
 def _lines(facts: Facts, terms: dict[str, object]) -> Iterable[str]:
