@@ -33,10 +33,6 @@ MAX_BLOCKS: Final = 32
 MAX_ROOT_KEYS: Final = 16
 
 _PREFIX: Final = "biscuit:"
-_SUBJECTS: Final = biscuit_auth.Rule("found($subject) <- user($subject)")
-_SCOPES: Final = biscuit_auth.Rule("found($scope) <- scope($scope)")
-_ISSUED: Final = biscuit_auth.Rule("found($time) <- issued_at($time)")
-_NOTHING: Final = biscuit_auth.AuthorizerBuilder()
 
 _T = TypeVar("_T")
 _Key: TypeAlias = tuple[int | None, str]
@@ -119,7 +115,7 @@ class Biscuit:
     """A verified token: what its authority block says, and its ids.
 
     `revocation_ids` are canonical, the authority block's first: who carries one derives from that block. `subject` is
-    the authority block's `user("…")`, if it has one; `scopes` are its `scope("…")`; `issued_at_s` is its
+    the authority block's fact `user("…")`, if it has one; `scopes` are its `scope("…")`; `issued_at_s` is its
     `issued_at(…)`. `expires_at_s` is the first moment at which it surely cannot pass any more, None where that cannot
     be told. Seconds are since 1970, UTC. What the other blocks say counts when it is authorized.
     """
@@ -187,12 +183,12 @@ def verify_biscuit(
     blocks = read_blocks(bytes(_ask(token.to_bytes)))
     if work(blocks, authorizer_facts) > MAX_WORK:
         raise MalformedTokenError("the Biscuit has rules or checks that would take too long")
-    subjects, issued = _found(token, _SUBJECTS, str), _found(token, _ISSUED, object)
+    subjects, issued = _said(blocks[0], "user", str), _said(blocks[0], "issued_at", int)
     return Biscuit(
         key_id=unverified.key_id,
         subject=subjects[0] if len(subjects) == 1 else "",
-        scopes=frozenset(_found(token, _SCOPES, str)),
-        issued_at_s=_second(issued[0]) if len(issued) == 1 else None,
+        scopes=frozenset(_said(blocks[0], "scope", str)),
+        issued_at_s=issued[0] if len(issued) == 1 else None,
         expires_at_s=ends_at_s(blocks, len(blocks) - 1),
         revocation_ids=_revocation_ids(token),
         token=token,
@@ -214,15 +210,9 @@ def _revocation_ids(token: biscuit_auth.Biscuit) -> tuple[str, ...]:
         raise MalformedTokenError("a signature of the Biscuit is of a kind that is not known here") from None
 
 
-def _found(token: biscuit_auth.Biscuit, rule: biscuit_auth.Rule, kind: type[_T]) -> list[_T]:
-    """Return what the authority block says by a fact of one term. No rule of the token has run."""
-    facts = _ask(lambda: _NOTHING.build(token).query(rule))
-    return [fact.terms[0] for fact in facts if isinstance(fact.terms[0], kind)]
-
-
-def _second(instant: object) -> int | None:
-    at = getattr(instant, "timestamp", None)
-    return int(at()) if callable(at) else None
+def _said(block: Block, name: str, kind: type[_T]) -> list[_T]:
+    """Return what a block says by facts with one term. No rule runs: facts that it would derive are not among them."""
+    return list({value for said, value in block.said if said == name and isinstance(value, kind)})
 
 
 def _ask(question: Callable[[], _T]) -> _T:

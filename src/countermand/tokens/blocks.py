@@ -95,11 +95,13 @@ class Check(NamedTuple):
 class Block:
     """One block. `collection` is how many elements its largest set, array or map has.
 
-    `trusts` if the block says itself whose facts it sees. `symbols` are its own ones.
+    `trusts` if the block says itself whose facts it sees. `symbols` are its own ones. `said` are the facts of one term
+    that is a text, or an instant: in seconds since 1970, UTC.
     """
 
     symbols: tuple[str, ...]
     facts: tuple[Predicate, ...]
+    said: tuple[tuple[str, str | int], ...]
     rules: tuple[Query, ...]
     checks: tuple[Check, ...]
     trusts: bool
@@ -200,6 +202,7 @@ def _block(data: bytes, table: list[str]) -> Block:
     return Block(
         own,
         tuple(map(reading.fact, parts[0x22])),
+        tuple(reading.said),
         tuple(map(reading.query, parts[0x2A])),
         tuple(map(reading.check, parts[0x32])),
         bool([*map(_scope, parts[0x3A])]),
@@ -243,10 +246,11 @@ _BEFORE: Final = {b"\x0a\x04\x1a\x02\x08\x00": 0, b"\x0a\x04\x1a\x02\x08\x02": 1
 
 
 class _Reading:
-    """Reads the statements of one block, and remembers how large their collections are."""
+    """Reads the statements of one block, and remembers what facts say, and how large collections are."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self._symbols = symbols
+        self.said: list[tuple[str, str | int]] = []
         self.collection = 0
 
     def fact(self, data: bytes) -> Predicate:
@@ -254,7 +258,16 @@ class _Reading:
         predicate = self._predicate(body)
         if predicate.variables:
             raise MalformedTokenError("a fact of the token has a variable")
+        if predicate.terms == 1:
+            self._say(predicate.name, read_fields(body, _PREDICATE))
         return predicate
+
+    def _say(self, name: str, fields: Sequence[Field]) -> None:
+        tag, number, _ = next(read_only(body, _TERM) for tag, _, body in fields if tag == 0x12)
+        if tag == 0x18:
+            self.said.append((name, self._text(number)))
+        elif tag == 0x20:
+            self.said.append((name, number))
 
     def check(self, data: bytes) -> Check:
         fields = read_fields(data, _CHECK)
