@@ -32,6 +32,7 @@ _NAMED: Final = re.compile(r"([\w:]+)\s*\(")
 _ALLOWS: Final = re.compile(r"\ballow\s+if\b")
 _TIMES: Final = biscuit_auth.Rule("found($time) <- time($time)")
 _ENDLESS: Final = "Reached Datalog execution limits"
+_DECIDED: Final = "authorization failed:"
 
 
 class Refusal(StrEnum):
@@ -42,6 +43,8 @@ class Refusal(StrEnum):
     POLICIES = "no_policy_allows"
     """No policy allows it, or the first that matches denies it."""
     LIMITS = "datalog_limits"
+    FAULT = "datalog_fault"
+    """Something in the token or the policy cannot be evaluated: a sum that overflows, a function that nobody has."""
 
 
 class Policy:
@@ -63,12 +66,19 @@ class Policy:
             raise ConfigurationError(f"the policy of Biscuits is not Datalog: {error}") from error
         if _ALLOWS.search(code) is None:
             raise ConfigurationError("a policy of Biscuits without `allow if …` lets nobody in")
-        if self._base.build_unauthenticated().query(_TIMES):
-            raise ConfigurationError("a policy of Biscuits says nothing of the time: every request brings its own")
         self.facts_of_a_name = _facts_of_a_name(code) + (2 * MAX_BLOCKS if revocation_facts else 0)
         self._limits = self._base.limits()
         self._limits.max_time = MAX_TIME
+        self._base.set_limits(self._limits)
+        if self._tells_time():
+            raise ConfigurationError("a policy of Biscuits says nothing of the time: every request brings its own")
         self._revocation_facts = revocation_facts
+
+    def _tells_time(self) -> bool:
+        try:
+            return bool(self._base.build_unauthenticated().query(_TIMES))
+        except (biscuit_auth.AuthorizationError, biscuit_auth.BiscuitValidationError) as error:
+            raise ConfigurationError(f"the rules of the policy of Biscuits cannot be run: {error}") from error
 
     def refusal(self, biscuit: Biscuit, facts: Facts, now_s: float) -> Refusal | None:
         """Return why the Biscuit does not allow a request with these facts at `now_s`; None if it does.
@@ -105,7 +115,7 @@ class Policy:
             return _reason(str(error))
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-                return Refusal.CHECKS
+                return Refusal.FAULT
             raise
         return None
 
@@ -134,4 +144,6 @@ def _revocation_lines(biscuit: Biscuit) -> list[str]:
 def _reason(text: str) -> Refusal:
     if text == _ENDLESS:
         return Refusal.LIMITS
+    if not text.startswith(_DECIDED):
+        return Refusal.FAULT
     return Refusal.CHECKS if "an allow policy matched" in text.partition(":")[2][:40] else Refusal.POLICIES
