@@ -88,7 +88,9 @@ def test_the_attack_is_real_the_library_accepts_a_token_with_an_id_that_nobody_s
 ) -> None:
     before, after = as_the_library_reads(token, key), as_the_library_reads(malleated(token, block), key)
 
-    assert [one != other for one, other in zip(before, after, strict=True)] == [at == block for at in range(len(before))]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [
+        at == block for at in range(len(before))
+    ]
     assert verified(malleated(token, block), key).revocation_ids == verified(token, key).revocation_ids
 
 
@@ -166,7 +168,8 @@ def with_authority(change: bytes) -> bytes:
 
 
 BYTES = TOKEN.to_bytes()
-AUTHORITY = bytes(TOKEN.parts[0][1])  # type: ignore[arg-type]  # it is a message
+AUTHORITY = bytes(TOKEN.parts[0][1])
+HALVES = read(AUTHORITY)[:2], read(AUTHORITY)[2:]
 FORGED = sign(compiled('user("alice")'), OTHER_ROOT)
 REWRITTEN = {
     "fields in another order": write([TOKEN.parts[-1], *TOKEN.parts[:-1]]),
@@ -175,10 +178,12 @@ REWRITTEN = {
     "an unknown number": BYTES + written(15, 7),
     "an unknown field in a block": with_authority(AUTHORITY + written(14, b"x")),
     "longer numbers": b"".join(written(*part, longer=2) for part in TOKEN.parts),
-    "another block before its own": written(2, bytes(FORGED.parts[0][1])) + BYTES,  # type: ignore[arg-type]
+    "another block before its own": written(2, bytes(FORGED.parts[0][1])) + BYTES,
     "another signature before its own": with_authority(written(3, b"\7" * 64) + AUTHORITY),
     "another proof before its own": written(4, written(1, bytes(32))) + BYTES,
-    "the authority in two halves": b"".join(written(2, write(half)) for half in (read(AUTHORITY)[:2], read(AUTHORITY)[2:]))
+    "the authority in two halves": b"".join(
+        written(2, write(half)) for half in (read(AUTHORITY)[:2], read(AUTHORITY)[2:])
+    )
     + write(TOKEN.parts[1:]),
     "the authority twice": written(2, AUTHORITY) + BYTES,
     "a key id that means nothing": written(1, 1) + BYTES,
@@ -237,13 +242,13 @@ async def test_any_other_text_of_a_token_is_refused(text: str) -> None:
 def claimed(data: bytes) -> list[str]:
     """The ids that a hand-written parser would read: of every block that stands there, or the last of each."""
     blocks = [body for field, body in read(data) if field in {2, 3}]
-    return [bytes(dict(read(bytes(block)))[3]).hex() for block in blocks]  # type: ignore[arg-type]  # they are messages
+    return [bytes(dict(read(bytes(block)))[3]).hex() for block in blocks]
 
 
 VICTIM = sign(CONTENTS, following=[Ed25519(77)])
 CLAIMING = {
     "as another signature of its own": with_authority(written(3, VICTIM.ids()[0]) + AUTHORITY),
-    "as another authority": written(2, bytes(VICTIM.parts[0][1])) + BYTES,  # type: ignore[arg-type]
+    "as another authority": written(2, bytes(VICTIM.parts[0][1])) + BYTES,
     "in a field that is not known": BYTES + written(15, VICTIM.ids()[0]),
 }
 
@@ -313,7 +318,8 @@ async def test_a_token_over_the_size_is_refused_before_it_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [varint(2**70) * 3, b"\x12" + varint(2**63), b"\x12\xff\xff\xff\xff\x0f", b"\x0b" * 1000, b"\x12\x00" * 4000]
+    "data",
+    [varint(2**70) * 3, b"\x12" + varint(2**63), b"\x12\xff\xff\xff\xff\x0f", b"\x0b" * 1000, b"\x12\x00" * 4000],
 )
 def test_lengths_that_lie_are_refused(data: bytes) -> None:
     with pytest.raises(TokenError):
@@ -327,14 +333,16 @@ MUTATIONS = st.lists(st.tuples(st.integers(0, len(BYTES) - 1), st.integers(0, 25
 
 
 def answers(text: str | bytes) -> None:
-    """It is refused with an error of ours, or it is verified and has canonical ids."""
+    """It is refused with an error of ours, which quotes nothing of it; or it is verified and has canonical ids."""
+    told = text if isinstance(text, str) else text.decode("latin-1")
+    said = ""
     try:
         biscuit = verify_biscuit(parse_biscuit(text), KEYS)
     except TokenError as refusal:
-        told = text if isinstance(text, str) else text.decode("latin-1")
-        assert not any(part and part in str(refusal) for part in (told[:24], told[-24:]))
-        return
-    assert all(id_ == twins(id_)[0] for id_ in biscuit.revocation_ids)
+        said = str(refusal)
+    else:
+        assert all(id_ == twins(id_)[0] for id_ in biscuit.revocation_ids)
+    assert len(told) < 24 or not {told[:24], told[-24:]} & {said[at : at + 24] for at in range(len(said))}
 
 
 @given(st.binary(max_size=300))
@@ -344,8 +352,7 @@ def test_any_bytes_are_answered(data: bytes) -> None:
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
 def test_any_text_is_answered(text: str | bytes) -> None:
-    if len(text) >= 24:
-        answers(text)
+    answers(text)
 
 
 @given(MUTATIONS, st.integers(0, len(BYTES)))
@@ -404,7 +411,7 @@ def test_no_form_of_it_shows_in_what_is_printed() -> None:
         assert str(secret)[:40] not in printed
 
 
-class PanicException(BaseException):  # noqa: N818 - the name that the library gives it
+class PanicException(BaseException):
     """What a panic of the library looks like: it is no Exception."""
 
 
