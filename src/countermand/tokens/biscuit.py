@@ -103,11 +103,34 @@ def _public_key(text: object) -> biscuit_auth.PublicKey:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenBlock:
+    """A block as a token writes it, for a person to read.
+
+    `code` is its Datalog, by the library: what it holds of texts and names is raw, and who wrote them may have made it
+    look like statements that are none. `revocation_id` is in hex, in the form that the token has. `external_key` is
+    whose block it is, where a third party signed it.
+    """
+
+    code: str = field(repr=False)
+    revocation_id: str
+    external_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UnverifiedBiscuit:
     """A token of the right form. Nothing in it is true yet, its ids least of all."""
 
     key_id: int | None
     token: biscuit_auth.UnverifiedBiscuit = field(repr=False, compare=False)
+
+    def unproven_blocks(self) -> tuple[WrittenBlock, ...]:
+        """Return its blocks as they are written: anybody can write such, with ids that are another token's.
+
+        Who signed them is not known. Raises: MalformedTokenError, where a block cannot be read.
+        """
+        ids = _ask(lambda: self.token.revocation_ids)
+        sources = [_ask(partial(self.token.block_source, block)) for block in range(len(ids))]
+        return tuple(map(WrittenBlock, sources, ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +165,14 @@ class Biscuit:
     def anchors(self) -> Anchors:
         """Return all by which it can be revoked."""
         return Anchors(tuple(Anchor(Kind.BISCUIT, id_) for id_ in self.revocation_ids), self.issued_at_s)
+
+    def written_blocks(self) -> tuple[WrittenBlock, ...]:
+        """Return its blocks as they are written. Raises: MalformedTokenError, where one cannot be read."""
+        token = self.token
+        return tuple(
+            WrittenBlock(_ask(partial(token.block_source, block)), id_, _ask(partial(_external_key, token, block)))
+            for block, id_ in enumerate(_ask(lambda: token.revocation_ids))
+        )
 
     def ends_at_s(self, block: int) -> int | None:
         """Return from when on nothing that carries this block's id can pass; None where that cannot be told."""
@@ -194,6 +225,11 @@ def verify_biscuit(
         token=token,
         _blocks=blocks,
     )
+
+
+def _external_key(token: biscuit_auth.Biscuit, block: int) -> str | None:
+    key = token.block_external_key(block)
+    return None if key is None else str(key)
 
 
 def _verified(unverified: UnverifiedBiscuit, keys: RootKeys) -> biscuit_auth.Biscuit:
