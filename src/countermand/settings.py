@@ -7,6 +7,7 @@ COUNTERMAND_RETENTION_DAYS    how long what has ended is kept               30
 COUNTERMAND_URL               the authority that commands talk to           what the data directory says
 COUNTERMAND_API_KEY           the key with which they, or a replica, talk   what the data directory says
 COUNTERMAND_PIN               the log that a replica believes               what the data directory says
+COUNTERMAND_BISCUIT_KEYS      root keys of Biscuits, by commas              no Biscuit is verified
 COUNTERMAND_DATABASE_URL      a Postgres for what the authority knows      a file in the data directory
 COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
 COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
@@ -149,6 +150,14 @@ class ClientSettings:
             )
         return cls(url, api_key, pin)
 
+    @classmethod
+    def find(cls, data_dir: Path | None = None, environ: Mapping[str, str] = os.environ) -> Self | None:
+        """Return what `read` would; None where nobody names an authority, and none has run here."""
+        is_named = data_dir is not None or environ.get("COUNTERMAND_DATA_DIR") or environ.get("COUNTERMAND_URL")
+        if not is_named and _line(find_data_dir(None, environ).url) is None:
+            return None
+        return cls.read(data_dir, environ)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
@@ -244,6 +253,19 @@ def read_routes(path: Path) -> tuple[RouteSettings, ...]:
 def find_data_dir(chosen: Path | None, environ: Mapping[str, str] = os.environ) -> DataDir:
     """Return the data directory: the one that was chosen, else the environment's, else `.countermand`."""
     return DataDir(chosen or Path(environ.get("COUNTERMAND_DATA_DIR") or DEFAULT_DATA_DIR))
+
+
+def biscuit_keys(keys: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the root keys of Biscuits that were given, else the environment's; None where there are none."""
+    return keys or environ.get("COUNTERMAND_BISCUIT_KEYS") or None
+
+
+def read_policy(path: Path) -> str:
+    """Return the Datalog of a file. Raises: ConfigurationError."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:  # not UTF-8, or no path
+        raise ConfigurationError(f"the policy {path} cannot be read: {type(error).__name__}") from error
 
 
 def replica_credentials(

@@ -1,7 +1,9 @@
 """What reaches the terminal: a stranger's words made harmless, tokens cut short, and times in words."""
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
+import biscuit_auth
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,22 @@ def test_no_token_is_left_whole_in_a_text() -> None:
         assert token not in without_tokens(text)
         assert token[20:] not in without_tokens(text)
     assert without_tokens("https://a.example.com/b session_revoked") == "https://a.example.com/b session_revoked"
+
+
+def test_no_biscuit_is_left_whole_in_a_text() -> None:
+    root = biscuit_auth.KeyPair()
+    builder = biscuit_auth.BiscuitBuilder('user("alice")')
+    token = builder.build(root.private_key).to_base64()
+    builder.set_root_key_id(7)
+    named = builder.build(root.private_key).to_base64()
+    for one in (token, named):
+        for text in (one, f"biscuit:{one}", f"no such command '{one}'", json.dumps({"a": f"b\n{one}"}), f"{one} {one}"):
+            assert one[20:60] not in without_tokens(text)
+
+
+def test_a_revocation_id_is_no_token() -> None:
+    for digits in ("ce" * 64, "CA" * 64, "E0" * 72, "0123456789abcdef" * 9):
+        assert without_tokens(digits) == digits
 
 
 def test_json_is_ascii_and_without_whole_tokens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,14 @@ receipts     who enforces what they revoke, and replicas
 recovering   ledger recover
 keys         keys list, rotate, withdraw
 inspecting   inspect
+blocks       the same of a Biscuit
 checking     check
 auditing     audit, audit verify
 access       access list, create, revoke
 explaining   explain
 tokens       a token from a person's hands, taken apart
 following    a replica of the command line's own
+knowing      what it knows of a token's anchors
 terminal     what is printed, safely, and the options that verbs share
 client       the authority's API as all of them use it
 asking       one question to it
@@ -29,7 +31,13 @@ callers      the agents' HTTP clients
 import sys
 from typing import Final
 
-_EXTRAS: Final = {"aiohttp": "gateway", "multidict": "gateway", "prometheus_client": "metrics", "websockets": "gateway"}
+_EXTRAS: Final = {
+    "aiohttp": "gateway",
+    "biscuit_auth": "biscuit",
+    "multidict": "gateway",
+    "prometheus_client": "metrics",
+    "websockets": "gateway",
+}
 """Which extra brings what, where it is not the server's."""
 
 

@@ -1,15 +1,17 @@
 """`inspect`: what a token says, whether that is proven, and what the log says of all that it rests on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
 
 from countermand.cli.following import UNKNOWN_EXIT, following, knows
+from countermand.cli.knowing import AnchorState, Knowledge, cut_off_with_everyone, look
 from countermand.cli.terminal import (
     DataDirOption,
     JsonOption,
@@ -22,53 +24,25 @@ from countermand.cli.terminal import (
     span,
     without_tokens,
 )
-from countermand.cli.tokens import DOES_NOT_HOLD, Opened, Proof, TokenArgument, open_token, prove, read_token
+from countermand.cli.tokens import (
+    DOES_NOT_HOLD,
+    Opened,
+    Proof,
+    PublicKeyOption,
+    RawInputOption,
+    TokenArgument,
+    is_biscuit,
+    open_token,
+    prove,
+    read_token,
+)
 from countermand.errors import MalformedTokenError, TokenError
-from countermand.log.anchor import Anchor, Anchors, Kind
-from countermand.log.state import LogState
-from countermand.replica.replica import Replica, ReplicaState
-from countermand.settings import ClientSettings
+from countermand.log.anchor import Anchors
+from countermand.settings import ClientSettings, biscuit_keys, read_policy
 from countermand.tokens.claims import instant
 from countermand.wiring import system_clock
 
 _LONG: Final = 72
-_CUTOFF_TARGETS: Final = frozenset({Kind.SUBJECT, Kind.APPLICATION})
-
-
-@dataclass(frozen=True, slots=True)
-class AnchorState:
-    """What is known of one anchor: None where nothing is. Entries are numbers of the ledger."""
-
-    kind: str
-    id: str
-    issuer: str
-    is_revoked: bool | None
-    revoked_by: int | None
-    cut_off_by: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Knowledge:
-    """How good the answer is: up to which entry the log is applied here, and how old that is."""
-
-    is_fresh: bool
-    seq: int
-    staleness_ms: int | None
-    error: str | None
-
-    @classmethod
-    def of(cls, replica: Replica) -> "Knowledge":
-        """Return what `replica` is good for now."""
-        status = replica.status()
-        return cls(status.state is ReplicaState.FRESH, status.rev.seq, status.staleness_ms, status.error)
-
-    @property
-    def sentence(self) -> str:
-        """It in words."""
-        if self.staleness_ms is None:
-            return f"NOTHING IS KNOWN: the log could not be followed ({self.error or 'nothing came in time'})"
-        age = f"as of entry {self.seq}, {self.staleness_ms / 1000:.1f} s old"
-        return age if self.is_fresh else f"TOO OLD TO SAY: {age} ({self.error or 'no checkpoint in time'})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +70,60 @@ class Findings:
         }
 
 
-def inspect(token: TokenArgument = None, *, as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
-    """Show what a token says, and what of its path is revoked by which entry.
+def inspect(
+    token: TokenArgument = None,
+    *,
+    raw_input: RawInputOption = False,
+    public_key: PublicKeyOption = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="A file of Datalog, by which a verified Biscuit is authorized, as of now.")
+    ] = None,
+    fact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT", help='A fact for the policy, NAME("TEXT"), as of a request; may be given again.'
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show what a token says, and what of its path is revoked by which entry. Of a Biscuit, block by block.
 
-    It says whether the claims are proven, and decides nothing: a token may have expired, or be forged. Exits 3 where
-    the log cannot be known now.
+    It says whether the claims are proven, and decides nothing: a token may have expired, or be forged. The code of a
+    block is shown as the token writes it: a text in it may look like statements. Exits 3 where the log cannot be known
+    now.
     """
-    settings = ClientSettings.read(data_dir)
-    opened = open_token(read_token(token))
-    findings = run(_examine(settings, opened))
+    text = read_token(token, raw=raw_input)
+    if is_biscuit(text):
+        from countermand.cli.blocks import inspect_biscuit  # noqa: PLC0415 - an extra
+
+        asked = None if policy is None else (read_policy(policy), facts_of(fact or []))
+        is_known = inspect_biscuit(
+            text, biscuit_keys(public_key), asked, ClientSettings.find(data_dir), as_json=as_json
+        )
+    elif public_key or policy or fact:
+        raise typer.BadParameter("that is no Biscuit: leave out --public-key, --policy and --fact")
+    else:
+        is_known = _inspect_mandate(ClientSettings.read(data_dir), text, as_json=as_json)
+    raise typer.Exit(0 if is_known else UNKNOWN_EXIT)
+
+
+def facts_of(texts: Sequence[str]) -> dict[str, str]:
+    """Return the facts that are written NAME=TEXT, by their names."""
+    facts = {name: text for name, equals, text in (text.partition("=") for text in texts) if equals}
+    if len(facts) != len(texts):
+        raise typer.BadParameter("a fact is written NAME=TEXT, each name once; what else there is, the policy can say")
+    return facts
+
+
+def _inspect_mandate(settings: ClientSettings, text: str, *, as_json: bool) -> bool:
+    """Show a mandate; return whether the log is known."""
+    findings = run(_examine(settings, open_token(text)))
     if as_json:
         say_json(findings.to_json())
     else:
         say(*_told(findings))
-    raise typer.Exit(0 if findings.knowledge.is_fresh else UNKNOWN_EXIT)
+    return findings.knowledge.is_fresh
 
 
 async def _examine(settings: ClientSettings, opened: Opened) -> Findings:
@@ -121,21 +135,9 @@ async def _examine(settings: ClientSettings, opened: Opened) -> Findings:
         proof = await prove(opened, settings.url)
         is_known = await knows(replica)
         now_ms = system_clock().wall_ms
-        everyone = replica.state.find(Anchors((), anchors.issued_at_s, anchors.rev), now_ms) if anchors.path else None
-        states = tuple(_look(replica.state, anchors, anchor, now_ms, is_known=is_known) for anchor in anchors.path)
-        cut_off_by = everyone.seq if everyone else None
+        cut_off_by = cut_off_with_everyone(replica.state, anchors, now_ms) if anchors.path else None
+        states = tuple(look(replica.state, anchors, anchor, now_ms, is_known=is_known) for anchor in anchors.path)
         return Findings(opened, proof, states, unreadable, cut_off_by, Knowledge.of(replica))
-
-
-def _look(state: LogState, anchors: Anchors, anchor: Anchor, now_ms: int, *, is_known: bool) -> AnchorState:
-    """What is known to be revoked is, however old the knowledge; the rest only fresh knowledge can tell."""
-    revoked_by = state.seq_of(anchor.key)
-    reached = None
-    if anchor.kind in _CUTOFF_TARGETS:
-        alone = state.find(Anchors((anchor,), anchors.issued_at_s, anchors.rev), now_ms)
-        reached = alone.seq if alone is not None and revoked_by is None and alone.anchor == anchor else None
-    is_revoked = True if revoked_by is not None else False if is_known else None
-    return AnchorState(anchor.kind.text, anchor.id, anchor.issuer, is_revoked, revoked_by, reached)
 
 
 def _told(findings: Findings) -> Iterator[str | Text]:

@@ -26,6 +26,8 @@ from countermand.enforce.trace import JsonLines
 _T = TypeVar("_T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _TOKEN: Final = re.compile(r"(eyJ[\w-]{5})[\w-]*\.[\w-]+\.[\w-]*")
+_BISCUIT: Final = re.compile(r"(?:(?<![\w-])|(?<=\\[nrt]))(?![0-9A-F]+\b)((?:E[g-v]|C[A-P])[\w-]{6})[\w-]{130,}={0,2}")
+"""How the base64 of its first bytes looks; hex does not. As text in JSON it may stand behind an escape."""
 _UNITS: Final = ((86_400, "days"), (3_600, "hours"), (60, "minutes"))
 
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -82,7 +84,7 @@ def printable(text: str) -> str:
 
 def without_tokens(text: str) -> str:
     """Return `text` with every token in it cut short."""
-    return _TOKEN.sub(r"\1…", text)
+    return _BISCUIT.sub(r"\1…", _TOKEN.sub(r"\1…", text))
 
 
 def short(id_: str) -> str:

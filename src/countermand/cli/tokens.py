@@ -1,8 +1,10 @@
 """A token from a person's hands, taken apart without believing a word of it."""
 
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
@@ -30,12 +32,23 @@ TokenArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="TOKEN",
-        help="The token. Left out, or -, it is read from standard input: an argument is seen by others on the machine.",
+        help="The token, or a file that holds it. Left out, or -, it is read from standard input: an argument is seen "
+        "by others on the machine.",
+    ),
+]
+RawInputOption: TypeAlias = Annotated[
+    bool, typer.Option("--raw-input", help="It is a Biscuit in binary, in a file or by standard input.")
+]
+PublicKeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="The root keys of Biscuits: ed25519/… in hex, or ID=ed25519/…, several with commas.  "
+        "[COUNTERMAND_BISCUIT_KEYS]"
     ),
 ]
 
 _TERMINAL_LINE: Final = 4_095  # what Linux lets through in one line
-_SPACE: Final = 16  # around the token
+_READ: Final = MAX_TOKEN_BYTES + 16  # white space around the token
 
 HOLDS: Final = "holds"
 NOT_CHECKED: Final = "not checked"
@@ -77,22 +90,51 @@ class Proof:
         return self.state == HOLDS
 
 
-def read_token(argument: str | None) -> str:
-    """Return the token that was typed, or comes by standard input. Raises: ConfigurationError, where there is none."""
+def read_token(argument: str | None, *, raw: bool = False) -> str:
+    """Return the token that was typed, or is in the file that was named, or comes by standard input.
+
+    `raw`: a file or standard input has it in binary; it is returned in base64. Raises: ConfigurationError, where there
+    is none.
+    """
     if argument is not None and argument != "-":
-        token = argument
-    elif sys.stdin.isatty():
+        data = _read_file(argument) if raw or _is_file(argument) else _typed(argument)
+    elif sys.stdin.isatty() and not raw:
         err.print("the token, then Enter:")
-        line = sys.stdin.buffer.readline()
-        if len(line) >= _TERMINAL_LINE:
+        data = sys.stdin.buffer.readline()
+        if len(data) >= _TERMINAL_LINE:
             raise ConfigurationError(f"a terminal cuts lines at {_TERMINAL_LINE} characters: give the token by a pipe")
-        token = line.decode("ascii", "replace")
     else:
-        token = sys.stdin.buffer.read(MAX_TOKEN_BYTES + _SPACE).decode("ascii", "replace")
-    token = token.strip()
+        data = sys.stdin.buffer.read(_READ)
+    token = urlsafe_b64encode(data).decode() if raw else data.decode("ascii", "replace").strip()
     if not token:
-        raise ConfigurationError("there is no token: give it as an argument, or by standard input")
+        raise ConfigurationError("there is no token: give it as an argument, in a file, or by standard input")
     return token
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).exists() and not Path(name).is_dir()
+    except (OSError, ValueError):  # longer than names are, as most tokens are
+        return False
+
+
+def _read_file(name: str) -> bytes:
+    try:
+        with Path(name).open("rb") as file:
+            return file.read(_READ)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the file with the token cannot be read: {type(error).__name__}") from None
+
+
+def _typed(argument: str) -> bytes:
+    if "/" in argument or argument.count(".") == 1:
+        raise ConfigurationError("that is neither a token nor the name of a file")
+    return argument.encode("ascii", "replace")
+
+
+def is_biscuit(token: str) -> bool:
+    """Whether it can be a Biscuit and no mandate, which has dots between its parts."""
+    return "." not in token
 
 
 def open_token(token: str) -> Opened:
