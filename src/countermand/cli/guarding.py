@@ -1,7 +1,7 @@
 """Verbs that guard what others serve: `gateway` and `forward-auth`."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -32,9 +32,22 @@ from countermand.settings import (
     read_routes,
 )
 from countermand.wiring import connect
+from countermand.wiring.biscuits import biscuits_of
 from countermand.wiring.metrics import metrics_served
 
 MAX_BODY: Final = 64 * 1024 * 1024
+
+BiscuitKeysOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="The root keys of Biscuits that pass beside mandates: ed25519/… in hex, or ID=ed25519/…, several with "
+        "commas.  [COUNTERMAND_BISCUIT_KEYS]"
+    ),
+]
+BiscuitPolicyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="A file of Datalog: what a Biscuit may do here. Of a request it is told its method and path."),
+]
 
 
 def forward_auth(  # noqa: PLR0913 - one for each option
@@ -43,6 +56,8 @@ def forward_auth(  # noqa: PLR0913 - one for each option
     url: UrlOption = None,
     issuer: MintedByOption = None,
     scope: ScopeOption = None,
+    biscuit_keys: BiscuitKeysOption = None,
+    biscuit_policy: BiscuitPolicyOption = None,
     max_staleness: MaxStalenessOption = MAX_STALENESS_S,
     host: HostOption = DEFAULT_HOST,
     port: PortOption = FORWARD_AUTH_PORT,
@@ -60,6 +75,7 @@ def forward_auth(  # noqa: PLR0913 - one for each option
     guard = connect(
         settings.url,
         issuer=settings.issuer,
+        biscuits=biscuits_of(biscuit_keys, biscuit_policy),
         audience=audience,
         api_key=settings.api_key,
         pin=settings.pin,
@@ -88,6 +104,8 @@ def gateway(  # noqa: PLR0913 - one for each option
     ] = None,
     url: UrlOption = None,
     issuer: MintedByOption = None,
+    biscuit_keys: BiscuitKeysOption = None,
+    biscuit_policy: BiscuitPolicyOption = None,
     max_staleness: MaxStalenessOption = MAX_STALENESS_S,
     max_body: Annotated[int, typer.Option(help="How many bytes the body of a request may have.", min=0)] = MAX_BODY,
     host: HostOption = DEFAULT_HOST,
@@ -104,7 +122,8 @@ def gateway(  # noqa: PLR0913 - one for each option
     from countermand.wiring.gateway import guards_of, serve_gateway  # noqa: PLC0415 - an extra, and slow to import
 
     routes = _routes(config, upstream, audience, scope or [])
-    guards = guards_of(routes, ReplicaSettings.read(url, issuer, data_dir), max_staleness)
+    biscuits = biscuits_of(biscuit_keys, biscuit_policy)
+    guards = guards_of(routes, ReplicaSettings.read(url, issuer, data_dir), max_staleness, biscuits)
 
     async def serve() -> None:
         stopped = until_signalled()

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -17,6 +17,9 @@ from countermand.settings import ReplicaSettings, RouteSettings
 from countermand.wiring import connect_all
 from countermand.wiring.protocols import REFUSALS, Draining, HttpTools
 from countermand.wiring.serve import bound, endings_unsaid, serving
+
+if TYPE_CHECKING:  # an extra
+    from countermand.enforce.biscuits import Biscuits
 
 KEEP_S: Final = 75
 """How long an idle connection is kept: longer than proxies before us keep theirs, so that they close first."""
@@ -77,9 +80,15 @@ async def serving_gateway(gateway: ASGIApp, listener: socket.socket) -> AsyncIte
 
 
 def guards_of(
-    routes: Sequence[RouteSettings], replica: ReplicaSettings, max_staleness_s: float = MAX_STALENESS_S
+    routes: Sequence[RouteSettings],
+    replica: ReplicaSettings,
+    max_staleness_s: float = MAX_STALENESS_S,
+    biscuits: "Biscuits | None" = None,
 ) -> dict[str, Guard]:
-    """Return a guard for each audience, which asks for what all of its routes ask for. Raises: ConfigurationError."""
+    """Return a guard for each audience, which asks for what all of its routes ask for; of each the `biscuits` pass.
+
+    Raises: ConfigurationError.
+    """
     scopes: dict[str, frozenset[str]] = {}
     for route in routes:
         scopes[route.audience] = scopes.get(route.audience, frozenset(route.required_scopes)) & {*route.required_scopes}
@@ -87,6 +96,7 @@ def guards_of(
     guards = connect_all(
         replica.url,
         issuer=replica.issuer,
+        biscuits=biscuits,
         audiences=audiences,
         api_key=replica.api_key,
         pin=replica.pin,
