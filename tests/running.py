@@ -71,7 +71,13 @@ class Running:
 
 @asynccontextmanager
 async def authority_running(
-    path: Path, *, port: int = 0, issuer: str | None = None, mandate_s: int = DEFAULT_MANDATE_S, laid: bool = True
+    path: Path,
+    *,
+    port: int = 0,
+    issuer: str | None = None,
+    mandate_s: int = DEFAULT_MANDATE_S,
+    biscuit_keys: str | None = None,
+    laid: bool = True,
 ) -> AsyncIterator[Running]:
     """Serve the authority in `path`/authority from this event loop. Port 0 is any free one.
 
@@ -81,7 +87,9 @@ async def authority_running(
     if laid:
         await DATABASES.lay(data)
     url = DATABASES.url(data) if laid else None
-    settings = AuthoritySettings(data, port=port, issuer=issuer, mandate_s=mandate_s, database_url=url)
+    settings = AuthoritySettings(
+        data, port=port, issuer=issuer, mandate_s=mandate_s, database_url=url, biscuit_keys=biscuit_keys
+    )
     async with (
         serve_authority(settings) as (authority, url),
         AuthorityClient.open(ClientSettings.read(data.path, {})) as client,

@@ -11,6 +11,7 @@ COUNTERMAND_BISCUIT_KEYS      root keys of Biscuits, by commas              no B
 COUNTERMAND_DATABASE_URL      a Postgres for what the authority knows      a file in the data directory
 COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
 COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
+COUNTERMAND_BISCUIT_KEYS      root keys of Biscuits that are revoked here   no token of that kind is verified
 COUNTERMAND_REVOKED_IDS       a list of revoked ids, for a static store     none: such a store is refused
 COUNTERMAND_REVOKED_IDS_FILE  a file that holds one, in its place           none
 """
@@ -91,6 +92,7 @@ class AuthoritySettings:
     database_url: str | None = field(default=None, repr=False)
     stream_keys: tuple[bytes, ...] = field(default=(), repr=False)
     retention_days: int = DEFAULT_RETENTION_DAYS
+    biscuit_keys: str | None = None
 
     @property
     def place(self) -> str:
@@ -118,6 +120,7 @@ class AuthoritySettings:
             environ.get("COUNTERMAND_DATABASE_URL") or None,
             _hmac_keys(environ.get("COUNTERMAND_STREAM_HMAC_KEY", "")),
             _whole_number(environ, "COUNTERMAND_RETENTION_DAYS", DEFAULT_RETENTION_DAYS),
+            environ.get("COUNTERMAND_BISCUIT_KEYS") or None,
         )
 
 

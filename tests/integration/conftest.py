@@ -9,6 +9,7 @@ import pytest
 from countermand.transport.http import open_client
 from tests.databases import Kind
 from tests.integration.admin import Admin, administering
+from tests.integration.biscuits import ROOT_KEYS
 from tests.integration.exchanging import Fleet, new_fleet
 from tests.integration.rooms import Rooms, rooms_open
 from tests.running import Running, authority_running
@@ -36,7 +37,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory, database_kind: Kind) -> AsyncIterator[Running]:
     """An authority that the tests of a module share, served on a free port."""
-    async with authority_running(tmp_path_factory.mktemp("shared")) as authority:
+    async with authority_running(tmp_path_factory.mktemp("shared"), biscuit_keys=ROOT_KEYS) as authority:
         yield authority
 
 

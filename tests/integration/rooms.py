@@ -29,6 +29,7 @@ from countermand.log.checkpoint import Pin
 from countermand.log.freshness import Instant
 from countermand.settings import DataDir
 from tests.databases import DATABASES
+from tests.integration.biscuits import read
 from tests.looking import writing
 
 ISSUER: Final = "https://authority.example"
@@ -90,6 +91,13 @@ class Rooms:
         """Append revocations of `count` sessions that never were, in one transaction."""
         async with writing(self.database) as connection:
             await self.append_in(connection, count, expires_at_ms=expires_at_ms, reason=reason)
+
+    async def append_biscuit(self, id_: str, *, expires_at_ms: int | None = None) -> None:
+        """Append the revocation of a Biscuit, past all that would say how long it lasts."""
+        at_ms = self.clock.wall_ms
+        draft = Draft(kind=Kind.BISCUIT, id=id_, at_ms=at_ms, expires_at_ms=expires_at_ms)
+        async with writing(self.database) as connection:
+            await append(self.database, connection, [draft], at_ms)
 
     async def append_in(
         self,
@@ -158,7 +166,7 @@ async def process_on(
     heard = Witnesses(database, ledger, keys, witnesses, clock)
     heartbeat = Heartbeat(database, ledger, keys, clock, heard, os.urandom(16).hex())
     policy = Policy(ISSUER, mandate_s)
-    service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom)
+    service = await Authority.start(database, ledger, heartbeat, keys, policy, clock, os.urandom, read)
     reader = LedgerReader(ledger, heartbeat, keys)
     access = Access(database, clock, os.urandom)
     return Rooms(data, clock, database, ledger, keys, heartbeat, service, access, reader)

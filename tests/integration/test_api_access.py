@@ -56,6 +56,7 @@ MAY: Final = {
     ("GET", "/v1/log"): REPLICAS,
     ("GET", "/v1/log/snapshot"): REPLICAS,
     ("POST", "/v1/replicas"): REPLICAS,
+    ("POST", "/v1/biscuit/revocations"): OPERATORS,
     ("POST", "/v1/cutoffs"): OPERATORS,
     ("POST", "/v1/grants/{grant_id}/close"): OPERATORS,
     ("POST", "/v1/revocations"): OPERATORS,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from countermand.authority.model import SubjectType
+from tests.integration.biscuits import mint
 from tests.integration.problems import refused, refused_as_input
 from tests.looking import looking_into
 from tests.running import PROOF, Running
@@ -31,6 +32,7 @@ PATHS: Final = [
     "/v1/delegations",
     "/v1/cutoffs",
     f"/v1/applications/app_{ZEROS}/keys",
+    "/v1/biscuit/revocations",
 ]
 VALID: Final[dict[str, dict[str, Any]]] = {
     PATHS[0]: {"name": "notes"},
@@ -55,6 +57,7 @@ VALID: Final[dict[str, dict[str, Any]]] = {
     },
     PATHS[7]: {"target": "subject:nobody", "issuer": "https://other.example", "reason": "because", "dry_run": False},
     PATHS[8]: {"name": "for a test"},
+    PATHS[9]: {"token": mint(), "reason": "because", "dry_run": False},
 }
 TYPES: Final[dict[str, type]] = {"lifetime_s": int, "depth": int, "bare": bool, "dry_run": bool}
 """Of the fields that are no text."""
@@ -70,7 +73,7 @@ async def admin(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[http
 
 @pytest.fixture
 async def right(shared: Running) -> dict[str, str]:
-    """What stands: ids by the fields that name them, and by the prefix of an id in a path."""
+    """What stands: ids by the fields that name them, and by the prefix of an id in a path; and a token."""
     opening = shared.authority.service.opening
     application = await opening.create_application("notes")
     session = await opening.open_session(application.id, "alice", SubjectType.USER, 60)
@@ -84,6 +87,7 @@ async def right(shared: Running) -> dict[str, str]:
         "id": session.id,
         "app_": application.id,
         "ses_": session.id,
+        "token": mint(),
     }
 
 
@@ -313,6 +317,10 @@ FIELDS: Final[list[tuple[str, str, Any]]] = [
     (PATHS[8], "name", ""),
     (PATHS[8], "name", None),
     (PATHS[8], "name", "\u2028"),
+    *((PATHS[9], "token", value) for value in (None, 7, "", "biscuit:", "x" * 20_000, "\x00", "\ud800", ["x"])),
+    *((PATHS[9], "block", value) for value in (-1, 1, 33, 2**63, "0", 0.0, True, [0])),
+    (PATHS[9], "reason", "two\nlines"),
+    (PATHS[9], "dry_run", None),
     *((path, "unknown", 1) for path in PATHS),
 ]
 

@@ -24,6 +24,7 @@ from countermand.log.chain import LogId
 from countermand.log.checkpoint import Pin, parse_checkpoint
 from countermand.transport.http import open_client
 from tests.integration.admin import AUDIENCE, Json
+from tests.integration.biscuits import mint
 from tests.integration.exchanging import basic
 from tests.integration.problems import refused
 from tests.integration.rooms import Rooms, rooms_open
@@ -46,6 +47,7 @@ class Scene:
     grant: str
     agents: tuple[str, str]
     key: str
+    biscuit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ WRITES: Final = {
         is_once=True,
         seq="first_seq",
     ),
+    "/v1/biscuit/revocations": Write(
+        "biscuit.revoke", "id", lambda s: {"token": s.biscuit, "reason": "why"}, is_once=True
+    ),
     "/v1/cutoffs": Write("cutoff.create", "id", lambda _: {"target": "subject:bob", "reason": "why"}),
 }
 CHANGES_NOTHING: Final = {"/v1/sessions/{session_id}/mandates", "/v1/replicas"}
@@ -109,7 +114,7 @@ async def scene(shared: Running) -> Scene:
     grant = (await client.create_grant(application, "alice", ["read"], AUDIENCE))["id"]
     agents = [(await opening.start_agent(application, name, 600, session_id=session)).id for name in "ab"]
     key = await shared.authority.access.create_for(application, "for a test")
-    return Scene(application, session, grant, (agents[0], agents[1]), key.key.id)
+    return Scene(application, session, grant, (agents[0], agents[1]), key.key.id, mint())
 
 
 def _url(path: str, scene: Scene) -> str:
@@ -144,7 +149,7 @@ async def test_a_change_is_one_row_that_says_who_did_what_and_from_where(
         assert response.status_code in {401, 403}
     if path not in TAKES_NO_BODY:
         assert (await http.post(url, json=body | {"more": 1}, headers=headers)).status_code == 422
-    if path in {"/v1/revocations", "/v1/revocations/by-filter", "/v1/cutoffs"}:
+    if path in {"/v1/revocations", "/v1/revocations/by-filter", "/v1/cutoffs", "/v1/biscuit/revocations"}:
         assert (await http.post(url, json=body | {"dry_run": True}, headers=headers)).status_code == 200
     assert await _rows(shared) == before, "what is refused, or a dry run, is none"
 

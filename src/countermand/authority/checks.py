@@ -7,6 +7,7 @@ from typing import Final
 from countermand.authority.model import Filter
 from countermand.errors import InvalidValueError, LogError, MalformedError
 from countermand.log.anchor import EVERYONE, Anchor, Kind, check_cutoff_target, check_text, kind_of
+from countermand.log.revocation_id import parse_revocation_id
 
 MAX_NAME_BYTES: Final = 256
 """For names and subjects: with its kind before it, a subject still fits a cutoff's id of 512 bytes."""
@@ -94,6 +95,14 @@ def check_depth(depth: int) -> None:
     """Refuse a depth out of range."""
     if not 0 <= depth <= MAX_DEPTH:
         raise InvalidValueError(f"a depth is 0 to {MAX_DEPTH}")
+
+
+def check_biscuit_id(id_: str) -> str:
+    """Return a Biscuit's revocation id in its canonical form, or refuse what is none."""
+    try:
+        return parse_revocation_id(id_)
+    except MalformedError as error:
+        raise InvalidValueError(str(error)) from None
 
 
 def check_unkept(kind: Kind, issuer: str, id_: str) -> None:

@@ -134,8 +134,8 @@ class Database(ABC):
         """Return what `reading` reads; None where that would hold up the transaction, which goes on either way."""
 
     @abstractmethod
-    async def lock(self, connection: AsyncConnection, name: str) -> None:
-        """Let nobody else pass who locks the same name, until the transaction ends."""
+    async def lock(self, connection: AsyncConnection, *names: str, shared: bool = False) -> None:
+        """Let nobody else pass who locks one of these names, until the transaction ends; those who share, together."""
 
     @abstractmethod
     async def listen(self, heard: Callable[[int], None]) -> None:

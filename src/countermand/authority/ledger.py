@@ -175,6 +175,22 @@ class Ledger:
         row = (await connection.execute(query)).first()
         return None if row is None else Entry.parse(row.data)
 
+    async def find_lasting(
+        self, connection: AsyncConnection, kind: Kind, ids: Collection[str], until_ms: int | None
+    ) -> Entry | None:
+        """Return the newest entry that revokes one of `ids`, without an issuer, as long or longer; None: for ever."""
+        entries = tables.entries.c
+        never = entries.expires_at_ms.is_(None)
+        lasting = never if until_ms is None else or_(never, entries.expires_at_ms >= until_ms)
+        query = (
+            select(entries.data)
+            .where(entries.id.in_(ids), entries.kind == kind, entries.issuer == "", lasting)
+            .order_by(entries.seq.desc())
+            .limit(1)
+        )
+        row = (await connection.execute(query)).first()
+        return None if row is None else Entry.parse(row.data)
+
     async def revoked_among(self, connection: AsyncConnection, anchors: Anchors, now_ms: int) -> Revoked | None:
         """Return what ends a token of ours, as a replica would that has applied the whole ledger.
 

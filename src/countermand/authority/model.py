@@ -218,7 +218,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Entry `seq` of the ledger, and what it reached. `is_new` is False where it stood there before this call."""
+    """Entry `seq` of the ledger, and what it reached. `is_new` is False where it stood there before this call.
+
+    `last_seq`: the last entry that was made with it; None where none was.
+    """
 
     seq: int
     generation: int
@@ -229,11 +232,14 @@ class Revocation:
     at_ms: int
     is_new: bool
     reach: Reach = NOTHING
+    last_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one step of a revocation by filter has ended: `count` entries of the ledger, from `first_seq` to `last_seq`.
+    """What one step of a revocation by filter has ended: `count` anchors, by entries from `first_seq` to `last_seq`.
+
+    The Biscuits that were registered for them have their entries behind those of the anchors.
 
     `next` is the place from which to go on; None where all that matched has ended.
     """

@@ -142,10 +142,11 @@ class PostgresDatabase(Database):
                 return None
             raise
 
-    async def lock(self, connection: AsyncConnection, name: str) -> None:
-        """See `Database`."""
-        digest = hashlib.sha256(name.encode()).digest()
-        await _lock(connection, int.from_bytes(digest[:8], signed=True))
+    async def lock(self, connection: AsyncConnection, *names: str, shared: bool = False) -> None:
+        """See `Database`. All come in one order."""
+        digests = (hashlib.sha256(name.encode()).digest() for name in names)
+        keys = sorted(int.from_bytes(digest[:8], signed=True) for digest in digests)
+        await connection.execute(_LOCK_SHARED if shared else _LOCK, {"keys": keys})
 
     async def listen(self, heard: Callable[[int], None]) -> None:
         """See `Database`. A lost connection is made again; what was said meanwhile, the next heartbeat finds."""
@@ -243,6 +244,14 @@ async def _prepare(connection: AsyncConnection, *, durable: bool, timeout_ms: in
 async def _limit(connection: AsyncConnection, limit_ms: int) -> None:
     limit = {"timeout": f"{limit_ms}ms"}
     await connection.execute(text("SELECT set_config('statement_timeout', :timeout, true)"), limit)
+
+
+_LOCK: Final = text(
+    "SELECT pg_advisory_xact_lock(key) FROM (SELECT unnest(CAST(:keys AS bigint[])) AS key OFFSET 0) AS keys"
+)
+_LOCK_SHARED: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(key) FROM (SELECT unnest(CAST(:keys AS bigint[])) AS key OFFSET 0) AS keys"
+)
 
 
 async def _lock(connection: AsyncConnection, key: int) -> None:

@@ -1,7 +1,7 @@
-"""Mandates that are presented: to be ended by their holder, or to hear whether they stand.
+"""Tokens that are presented: to be ended by their holder, or, of mandates, to hear whether they stand.
 
 Nothing that a token says counts before its signature held: a forged one ends nothing, and is told apart from no other
-that does not stand. Source: RFC 7009; RFC 7662; docs/adr/0010.
+that does not stand. Source: RFC 7009; RFC 7662; docs/adr/0010 and 0019.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countermand.authority.biscuits import Biscuits
 from countermand.authority.database import Database
 from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Lineage, kept_ids, load
@@ -21,40 +22,50 @@ from countermand.log.freshness import Instant
 from countermand.tokens.mandate import Mandate
 
 REASON: Final = "ended by its holder"
-"""What the ledger says of a mandate that the application ended to which it was issued."""
+"""What the ledger says of a token that was ended by the application which presented it."""
 
 
 class Presenting:
-    """Ends mandates for their holders, and says which stand."""
+    """Ends tokens for their holders, and says which mandates stand."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, minting: Minting, revoking: Revoking, clock: Callable[[], Instant]
+        self,
+        database: Database,
+        ledger: Ledger,
+        minting: Minting,
+        revoking: Revoking,
+        biscuits: Biscuits,
+        clock: Callable[[], Instant],
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._minting = minting
         self._revoking = revoking
+        self._biscuits = biscuits
         self._clock = clock
 
     async def end(self, client_id: str, token: str) -> None:
         """End a mandate that was issued to an application, and all that it was exchanged for; nothing above it.
 
-        Its entry is in the ledger when this returns. What is no mandate of ours, or has ended, is ended already.
+        Its entry is in the ledger when this returns. A Biscuit is held by whoever presents it, and its last block ends
+        with what derives from it. What is no token of ours, or has ended, is ended already.
 
         Raises:
             ForbiddenError: it was issued to another application, and goes on.
         """
         async with self._database.read() as connection:
             mandate, now_ms = await self._read(connection, token)
-            if mandate is None:
-                return
-            if mandate.client_id != client_id:
-                raise ForbiddenError("the token was issued to another application, which alone may end it")
-            has_ended = await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None
-        if has_ended:
+            has_ended = False
+            if mandate is not None:
+                if mandate.client_id != client_id:
+                    raise ForbiddenError("the token was issued to another application, which alone may end it")
+                has_ended = await self._ledger.revoked_among(connection, mandate.all_anchors(), now_ms) is not None
+        if mandate is None:
+            await self._biscuits.end(token, REASON)
+        elif has_ended:
             await self._revoking.confirm()
-            return
-        await self._revoking.revoke(Kind.TOKEN, mandate.token_id or "", REASON, urgent=False)
+        else:
+            await self._revoking.revoke(Kind.TOKEN, mandate.token_id or "", REASON, urgent=False)
 
     async def find_standing(self, token: str, client_id: str | None = None) -> Mandate | None:
         """Return the mandate that `token` is, if it stands; None whatever else it is.

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from countermand.authority import tables
 from countermand.authority.cascade import ancestors_of, tree_of
-from countermand.authority.checks import check_filter, check_words
+from countermand.authority.checks import check_biscuit_id, check_filter, check_words
 from countermand.authority.database import Database
 from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import WORDS, read_row
@@ -106,6 +106,8 @@ class Reading:
     ) -> Page[Entry]:
         """Return up to `limit` entries of this kind, of this id, of this issuer. Raises: InvalidValueError."""
         check_words(id_, issuer)
+        if kind is Kind.BISCUIT and id_ is not None:
+            id_ = check_biscuit_id(id_)
         place, entries = parse_cursor(after), tables.entries.c
         async with self._database.read() as connection:
             found, next_ = await find_entries(connection, kind, id_, issuer, place, limit)

@@ -1,11 +1,15 @@
 """Revoking: one entry ends an anchor and all that rests on it; a cutoff, all that was issued before.
 
+Biscuits that were registered for it carry no path of ours: each has an entry behind that one, before it is answered.
+
 A revocation is for ever, and answered when it is on the disk and its checkpoint is signed, where the clocks allow it.
 Revoking what is revoked appends nothing, and returns the entry that stands.
 Source: docs/protocol.md, "Path" and "Cutoffs".
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import tables
 from countermand.authority.appending import Act, Draft
 from countermand.authority.audit import Audit
+from countermand.authority.biscuits import Biscuits
 from countermand.authority.cascade import ANSWERED, COUNTED, begin_cascades, reach_of, reach_of_cutoff
 from countermand.authority.checks import check_cutoff, check_reason, check_unkept
 from countermand.authority.database import Database
@@ -20,12 +25,16 @@ from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import WORDS, Row, read_row
 from countermand.authority.model import NOTHING, UNKNOWN, Grant, Preview, Purpose, Reach, Revocation
+from countermand.authority.registered import Ended, Registered, with_biscuits
 from countermand.authority.rotation import Rotation
-from countermand.authority.views import grant_of, see
+from countermand.authority.views import grant_of, revocation_of, see
 from countermand.errors import DataError, InvalidValueError, NotFoundError
 from countermand.log.anchor import EVERYONE, Kind, kind_of
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
+
+_Done: TypeAlias = tuple[Revocation, Sequence[str]]
+"""A revocation, and the anchors of which registered Biscuits are left."""
 
 
 class Revoking:
@@ -37,6 +46,8 @@ class Revoking:
         ledger: Ledger,
         heartbeat: Heartbeat,
         rotation: Rotation,
+        biscuits: Biscuits,
+        registered: Registered,
         issuer: str,
         clock: Callable[[], Instant],
     ) -> None:
@@ -45,6 +56,8 @@ class Revoking:
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._rotation = rotation
+        self._biscuits = biscuits
+        self._registered = registered
         self._issuer = issuer
         self._clock = clock
 
@@ -53,6 +66,7 @@ class Revoking:
     ) -> Revocation:
         """Revoke an application, session, agent, grant or delegation, and all that rests on it; or a token's `jti`.
 
+        Of a Biscuit, whatever carries this revocation id: it has no issuer, and is as bare as it is.
         A key of our own, by its `kid`, signs nothing more from then on.
 
         With an issuer that is not ours, or `bare` for the documented namespace that all issuers share, it is an id of
@@ -65,21 +79,25 @@ class Revoking:
         """
         check_reason(reason)
         issuer, is_kept = self._place(kind, id_, issuer, bare=bare)
+        if kind is Kind.BISCUIT:
+            return await self._biscuits.revoke(id_, reason)
         if not is_kept:
             return await self._revoke_unkept(kind, id_, issuer, reason, urgent=urgent)
 
-        async def work(connection: AsyncConnection) -> Change[Revocation]:
+        async def work(connection: AsyncConnection) -> Change[_Done]:
             row = await read_row(connection, id_, kind, lock=True)
             if row.revoked_at_ms is not None:
-                return Change.none(await self._standing(connection, kind, id_))
+                return Change.none((await self._standing(connection, kind, id_), [f"{kind.text}:{id_}"]))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await self._counted(connection, lambda: reach_of(connection, row.number, now_ms, ANSWERED))
             await _mark(connection, row, "revoked_at_ms", now_ms)
             await begin_cascades(connection, [row.number])
+            ended = await self._registered.end(connection, kind, [id_], reason, now_ms)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
-            return _change(Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason), reach)
+            draft = Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason)
+            return _change(draft, reach, ended)
 
-        return await self._heartbeat.commit(work, urgent=urgent)
+        return await self._finished(*await self._heartbeat.commit(work, urgent=urgent))
 
     async def withdraw_key(self, id_: str, reason: str = "") -> Revocation:
         """Revoke one of our own keys, as `revoke` does. Raises: NotFoundError; InvalidValueError, for the reason."""
@@ -97,12 +115,12 @@ class Revoking:
                 await self._rotation.withdraw_mandate_key(connection, id_)
             known = await self._ledger.find(connection, kind, id_, issuer)
             if known is not None:
-                return Change.none(_revocation(known, NOTHING, is_new=False))
+                return Change.none(revocation_of(known, NOTHING, is_new=False))
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             is_ours = not issuer and kind_of(id_) is kind
             expires_at_ms = await self._ledger.expiry(connection, now_ms) if is_ours else None
             draft = Draft(kind=kind, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason, issuer=issuer)
-            return _change(draft, NOTHING)
+            return Change(lambda entries: revocation_of(entries[0], NOTHING), (draft,))
 
         revocation = await self._heartbeat.commit(work, urgent=urgent)
         if is_own_key:
@@ -149,11 +167,14 @@ class Revoking:
         issuer = self._foreign(issuer)
         check_cutoff(target, issuer, before_ms, self._clock().wall_ms)
 
-        async def work(connection: AsyncConnection) -> Change[Revocation]:
+        async def work(connection: AsyncConnection) -> Change[_Done]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             reach = await self._counted(
                 connection, lambda: _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, ANSWERED)
             )
+            ended = Ended()
+            if not issuer:
+                ended = await self._registered.end_before(connection, target, before_ms, reason, now_ms)
             expires_at_ms = None if issuer or target == EVERYONE else await self._ledger.expiry(connection, now_ms)
             draft = Draft(
                 kind=Kind.CUTOFF,
@@ -164,19 +185,23 @@ class Revoking:
                 issuer=issuer,
                 issued_before_ms=before_ms,
             )
-            return _change(draft, reach)
+            return _change(draft, reach, ended)
 
-        return await self._heartbeat.commit(work, urgent=True)
+        return await self._finished(*await self._heartbeat.commit(work, urgent=True))
 
     async def preview(self, kind: Kind, id_: str, *, issuer: str = "", bare: bool = False) -> Preview:
         """Say what `revoke` would end; of an id of which nothing is kept, nothing. Raises: as `revoke`."""
         issuer, is_kept = self._place(kind, id_, issuer, bare=bare)
+        if kind is Kind.BISCUIT:
+            return await self._biscuits.preview(id_)
         if not is_kept:
             return Preview(await self._ledger.count(), NOTHING)
         now_ms = self._clock().wall_ms
         async with self._database.read() as connection:
             row = await read_row(connection, id_, kind)
-            reach = await reach_of(connection, row.number, await self._ledger.time(connection, now_ms), COUNTED)
+            now_ms = await self._ledger.time(connection, now_ms)
+            reach = await reach_of(connection, row.number, now_ms, COUNTED)
+            reach = await self._registered.counted(connection, reach, [f"{kind.text}:{id_}"], None, now_ms, COUNTED)
             return Preview((await read_head(connection)).rev.seq, reach)
 
     async def preview_cutoff(self, target: str, issuer: str = "", before_ms: int | None = None) -> Preview:
@@ -186,7 +211,17 @@ class Revoking:
         async with self._database.read() as connection:
             now_ms = await self._ledger.time(connection, now_ms)
             reach = await _reach_of_cutoff(connection, target, issuer, before_ms, now_ms, COUNTED)
+            if not issuer:
+                reach = await self._registered.counted(connection, reach, [target], before_ms, now_ms, COUNTED)
             return Preview((await read_head(connection)).rev.seq, reach)
+
+    async def _finished(self, revocation: Revocation, unfinished: Sequence[str]) -> Revocation:
+        """Return the revocation once no registered Biscuit is left of it. Raises: UnconfirmedError."""
+        if not unfinished:
+            return revocation
+        rest = await self._registered.finish(unfinished)
+        reach = with_biscuits(revocation.reach, rest.count)
+        return replace(revocation, reach=reach, last_seq=rest.last_seq or revocation.last_seq)
 
     async def _counted(self, connection: AsyncConnection, counting: Callable[[], Awaitable[Reach]]) -> Reach:
         """Return what is reached, or that this is not known: no revocation fails or waits for being counted."""
@@ -197,6 +232,10 @@ class Revoking:
         """Return the issuer of an id, empty for ours, and whether there is a row for it. Raises: InvalidValueError."""
         if issuer and bare:
             raise InvalidValueError("an id has an issuer, or it is a bare one")
+        if kind is Kind.BISCUIT:
+            if issuer:
+                raise InvalidValueError("the revocation id of a Biscuit has no issuer")
+            return "", False
         if kind is not Kind.KEY:  # the issuer chose the name of its key, ours too
             issuer = self._foreign(issuer)
         if not issuer and not bare and kind in WORDS:
@@ -214,7 +253,7 @@ class Revoking:
         entry = await self._ledger.find(connection, kind, id_)
         if entry is None:
             raise DataError(f"the {WORDS[kind]} is revoked, and its entry is gone from the ledger")
-        return _revocation(entry, NOTHING, is_new=False)
+        return revocation_of(entry, NOTHING, is_new=False)
 
 
 async def _mark(connection: AsyncConnection, row: Row, column: str, now_ms: int) -> None:
@@ -234,19 +273,11 @@ async def _reach_of_cutoff(
     return await reach_of_cutoff(connection, target, before_ms, now_ms, most)
 
 
-def _change(draft: Draft, reach: Reach) -> Change[Revocation]:
-    return Change(lambda entries: _revocation(entries[0], reach), (draft,))
+def _change(draft: Draft, reach: Reach, ended: Ended) -> Change[_Done]:
+    """Return what appends an entry, and behind it those of the Biscuits that end with it."""
 
+    def answer(entries: Sequence[Entry]) -> _Done:
+        done = revocation_of(entries[0], with_biscuits(reach, len(entries) - 1))
+        return replace(done, last_seq=entries[-1].seq), ended.unfinished
 
-def _revocation(entry: Entry, reach: Reach, *, is_new: bool = True) -> Revocation:
-    return Revocation(
-        seq=entry.seq,
-        generation=entry.generation,
-        kind=entry.kind,
-        id=entry.id,
-        issuer=entry.issuer,
-        reason=entry.reason,
-        at_ms=entry.at_ms,
-        is_new=is_new,
-        reach=reach,
-    )
+    return Change(answer, (draft, *ended.drafts))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from countermand.authority.biscuits import BiscuitReader, Biscuits
 from countermand.authority.cleaning import Cleaning
 from countermand.authority.database import Database
 from countermand.authority.descendants import Descendants
@@ -16,6 +17,7 @@ from countermand.authority.presenting import Presenting
 from countermand.authority.reading import Reading
 from countermand.authority.receipts import Receipts
 from countermand.authority.recovery import Recovery
+from countermand.authority.registered import Registered
 from countermand.authority.replicas import Replicas
 from countermand.authority.revoking import Revoking
 from countermand.authority.rotation import Rotation
@@ -32,6 +34,8 @@ class Authority:
     reading: Reading
     minting: Minting
     revoking: Revoking
+    biscuits: Biscuits
+    registered: Registered
     sweeping: Sweeping
     descendants: Descendants
     presenting: Presenting
@@ -53,15 +57,19 @@ class Authority:
         policy: Policy,
         clock: Callable[[], Instant],
         random: Callable[[int], bytes],
+        read_biscuit: BiscuitReader | None = None,
     ) -> "Authority":
         """Return the authority. `clock` and `random` are its only sources of time and ids.
 
-        The longest life that a mandate ever had is remembered first: entries are kept longer than that.
+        The longest life that a mandate ever had is remembered first: entries are kept longer than that. `read_biscuit`
+        None: no root keys of Biscuits are known.
         """
         await database.write(lambda connection: ledger.remember_life(connection, policy.mandate_s))
         rotation = Rotation(database, keys, clock, heartbeat.sign_soon)
         minting = Minting(database, ledger, keys, policy, clock, random)
-        revoking = Revoking(database, ledger, heartbeat, rotation, policy.issuer, clock)
+        biscuits = Biscuits(database, ledger, heartbeat, read_biscuit, clock)
+        registered = Registered(database, ledger, heartbeat, clock)
+        revoking = Revoking(database, ledger, heartbeat, rotation, biscuits, registered, policy.issuer, clock)
         reading = Reading(database, ledger, clock)
         replicas = Replicas(database, heartbeat.witnesses, clock)
         return cls(
@@ -69,9 +77,11 @@ class Authority:
             reading,
             minting,
             revoking,
-            Sweeping(database, ledger, heartbeat, clock),
+            biscuits,
+            registered,
+            Sweeping(database, ledger, heartbeat, registered, clock),
             Descendants(database, clock),
-            Presenting(database, ledger, minting, revoking, clock),
+            Presenting(database, ledger, minting, revoking, biscuits, clock),
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
             Recovery(database, ledger, heartbeat, rotation, policy.issuer, clock),

@@ -59,7 +59,7 @@ class SqliteDatabase(Database):
         del connection
         return await reading()
 
-    async def lock(self, connection: AsyncConnection, name: str) -> None:
+    async def lock(self, connection: AsyncConnection, *names: str, shared: bool = False) -> None:
         """See `Database`. Every writer is alone."""
 
     async def listen(self, heard: Callable[[int], None]) -> None:

@@ -22,7 +22,9 @@ from countermand.authority.ledger import Ledger, read_head
 from countermand.authority.lineage import Row
 from countermand.authority.listing import cursor_of, find_anchors, parse_cursor
 from countermand.authority.model import NOTHING, Filter, Reach, Sweep, SweepPreview
+from countermand.authority.registered import Registered, with_biscuits
 from countermand.errors import InvalidValueError
+from countermand.log.anchor import Kind
 from countermand.log.entry import Entry
 from countermand.log.freshness import Instant
 
@@ -39,10 +41,18 @@ class Sweeping:
     place that is none of ours; for a reason that the ledger may not hold.
     """
 
-    def __init__(self, database: Database, ledger: Ledger, heartbeat: Heartbeat, clock: Callable[[], Instant]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        heartbeat: Heartbeat,
+        registered: Registered,
+        clock: Callable[[], Instant],
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self._heartbeat = heartbeat
+        self._registered = registered
         self._clock = clock
 
     async def revoke(self, which: Filter, reason: str = "", after: str | None = None) -> Sweep:
@@ -50,25 +60,31 @@ class Sweeping:
         check_reason(reason)
         place = _check(which, after)
 
-        async def work(connection: AsyncConnection) -> Change[Sweep]:
+        async def work(connection: AsyncConnection) -> Change[tuple[Sweep, Sequence[str]]]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             found, next_ = await _find(connection, which, place, now_ms)
             rows = await _lock(connection, found)
             if not rows:
-                return Change.none(Sweep(0, None, None, NOTHING, cursor_of(next_)))
+                return Change.none((Sweep(0, None, None, NOTHING, cursor_of(next_)), ()))
             numbers = [row.number for row in rows]
             reach = await reach_of_many(connection, numbers, now_ms, ANSWERED)
             anchors = tables.anchors
             await connection.execute(update(anchors).where(anchors.c.number.in_(numbers)).values(revoked_at_ms=now_ms))
             await begin_cascades(connection, numbers)
+            ended = await self._registered.end(connection, which.kind, [row.id for row in rows], reason, now_ms)
             expires_at_ms = await self._ledger.expiry(connection, now_ms)
             drafts = [
                 Draft(kind=row.kind, id=row.id, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason)
                 for row in rows
             ]
-            return Change(partial(_sweep, reach=reach, place=cursor_of(next_)), drafts)
+            answer = partial(_sweep, len(drafts), reach, cursor_of(next_), ended.unfinished)
+            return Change(answer, [*drafts, *ended.drafts])
 
-        return await self._heartbeat.commit(work, urgent=True)
+        sweep, unfinished = await self._heartbeat.commit(work, urgent=True)
+        if not unfinished:
+            return sweep
+        rest = await self._registered.finish(unfinished)
+        return replace(sweep, reach=with_biscuits(sweep.reach, rest.count), last_seq=rest.last_seq or sweep.last_seq)
 
     async def preview(self, which: Filter, after: str | None = None) -> SweepPreview:
         """Say what `revoke` would end."""
@@ -76,9 +92,15 @@ class Sweeping:
         async with self._database.read() as connection:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             found, next_ = await _find(connection, which, place, now_ms)
-            reach = await reach_of_many(connection, found, now_ms, COUNTED) if found else NOTHING
+            reach = await self._reach(connection, which.kind, found, now_ms) if found else NOTHING
             seq = (await read_head(connection)).rev.seq
         return SweepPreview(seq, len(found), reach, cursor_of(next_))
+
+    async def _reach(self, connection: AsyncConnection, kind: Kind, numbers: Sequence[int], now_ms: int) -> Reach:
+        reach = await reach_of_many(connection, numbers, now_ms, COUNTED)
+        query = select(tables.anchors.c.id).where(tables.anchors.c.number.in_(numbers))
+        anchors = [f"{kind.text}:{id_}" for id_ in (await connection.execute(query)).scalars()]
+        return await self._registered.counted(connection, reach, anchors, None, now_ms, COUNTED)
 
 
 def _check(which: Filter, after: str | None) -> int | None:
@@ -88,8 +110,11 @@ def _check(which: Filter, after: str | None) -> int | None:
     return parse_cursor(after)
 
 
-def _sweep(entries: Sequence[Entry], reach: Reach, place: str | None) -> Sweep:
-    return Sweep(len(entries), entries[0].seq, entries[-1].seq, reach, place)
+def _sweep(
+    count: int, reach: Reach, place: str | None, unfinished: Sequence[str], entries: Sequence[Entry]
+) -> tuple[Sweep, Sequence[str]]:
+    reach = with_biscuits(reach, len(entries) - count)
+    return Sweep(count, entries[0].seq, entries[-1].seq, reach, place), unfinished
 
 
 async def _find(

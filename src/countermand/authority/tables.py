@@ -172,6 +172,41 @@ cascades = Table(
     Index("ix_cascades_open", "finished_at_ms", "number"),
 )
 
+# The ids of Biscuits that applications have said they issued, so that what ends a session, an application or a subject
+# ends them too. `number` counts in the order in which they were registered.
+biscuits = Table(
+    "biscuits",
+    METADATA,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(144), nullable=False, unique=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Index("ix_biscuits_expires_at_ms", "expires_at_ms", "number"),
+)
+# By what each is ended: every session above it, its applications and its subjects, as `kind:id`. An anchor that is
+# revoked finds them with one look, however much else rests on it.
+biscuit_anchors = Table(
+    "biscuit_anchors",
+    METADATA,
+    Column("anchor", Text, primary_key=True),
+    Column("number", BigInteger, ForeignKey("biscuits.number"), primary_key=True, autoincrement=False, index=True),
+    sqlite_with_rowid=False,
+)
+# What a revocation could not end in its own transaction, for there were too many: those of `anchor` after number `done`
+# up to `through`; of a dated cutoff, those that were registered by `before_ms`.
+biscuit_jobs = Table(
+    "biscuit_jobs",
+    METADATA,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("anchor", Text, nullable=False, index=True),
+    Column("done", BigInteger, nullable=False),
+    Column("through", BigInteger, nullable=False),
+    Column("before_ms", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("touched_at_ms", BigInteger, nullable=False),
+)
+
 api_keys = Table(
     "api_keys",
     METADATA,

@@ -15,11 +15,14 @@ from countermand.authority.model import (
     Application,
     Delegation,
     Grant,
+    Reach,
+    Revocation,
     Session,
     SubjectType,
     TreeNode,
 )
 from countermand.log.anchor import Kind
+from countermand.log.entry import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,21 @@ VIEWS: Final[Mapping[Kind, Callable[[Seen], Anchored]]] = {
     Kind.GRANT: grant_of,
     Kind.DELEGATION: delegation_of,
 }
+
+
+def revocation_of(entry: Entry, reach: Reach, *, is_new: bool = True) -> Revocation:
+    """Return an entry as who revoked sees it."""
+    return Revocation(
+        seq=entry.seq,
+        generation=entry.generation,
+        kind=entry.kind,
+        id=entry.id,
+        issuer=entry.issuer,
+        reason=entry.reason,
+        at_ms=entry.at_ms,
+        is_new=is_new,
+        reach=reach,
+    )
 
 
 def _common(seen: Seen) -> dict[str, Any]:

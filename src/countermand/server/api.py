@@ -9,6 +9,7 @@ from countermand.authority.model import Role
 from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
 from countermand.server.audit import audit_router
+from countermand.server.biscuits import add_biscuits
 from countermand.server.bodies.anchors import (
     AgentOut,
     AgentRead,
@@ -54,6 +55,7 @@ def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
     _add_delegations(router, authority)
     _add_closing(ending, authority.revoking)
     add_revocations(ending, authority)
+    add_biscuits(ending, authority)
     add_ledger(router, authority.recovery)
     add_signing_keys(router, authority.rotation, authority.revoking)
     add_replicas(router, authority.replicas, authority.reading)

@@ -33,6 +33,7 @@ from countermand.errors import (
     MalformedError,
     NotActiveError,
     NotFoundError,
+    TokenError,
     UnauthenticatedError,
     UnconfirmedError,
     UnreachableError,
@@ -42,6 +43,7 @@ from countermand.server.trace import HEADER
 STATUS: Final[dict[type[CountermandError], HTTPStatus]] = {
     InvalidValueError: HTTPStatus.UNPROCESSABLE_ENTITY,
     MalformedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TokenError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
     ExceededError: HTTPStatus.FORBIDDEN,

@@ -32,7 +32,7 @@ from countermand.server.bodies.revocations import (
 from countermand.server.filters import EntriesQuery, NewRevocations
 
 _Swept: TypeAlias = RevocationsOut | RevocationsPreviewOut
-_Wait: TypeAlias = Annotated[float | None, Query(gt=0, le=LONGEST_S)]
+Wait: TypeAlias = Annotated[float | None, Query(gt=0, le=LONGEST_S)]
 _Seq: TypeAlias = Annotated[int, Path(ge=1, le=MAX_MS)]
 _Done = TypeVar("_Done", bound=Answer)
 
@@ -45,37 +45,37 @@ def add_revocations(router: APIRouter, authority: Authority) -> None:
 
     @router.post("/revocations", status_code=201, responses={200: {"model": RevocationOut | PreviewOut}})
     async def create_revocation(
-        body: NewRevocation, response: Response, wait: _Wait = None
+        body: NewRevocation, response: Response, wait: Wait = None
     ) -> RevocationOut | PreviewOut:
         """Revoke an anchor and all that rests on it, or an id of which nothing is kept here."""
-        _check_wait(wait, dry_run=body.dry_run)
-        answer = _answer(await _revoked(revoking, body), response)
-        return await _received(receipts, answer, answer.seq, wait)
+        check_wait(wait, dry_run=body.dry_run)
+        done = await _revoked(revoking, body)
+        return await received(receipts, answer_of(done, response), _last_of(done), wait)
 
     @router.post("/revocations/by-filter", status_code=201, responses={200: {"model": _Swept}})
-    async def revoke_by_filter(body: NewRevocations, response: Response, wait: _Wait = None) -> _Swept:
+    async def revoke_by_filter(body: NewRevocations, response: Response, wait: Wait = None) -> _Swept:
         """Revoke up to 1,000 of what matches and stands, in one transaction: 200 where there was none.
 
         The receipt is of the last.
         """
-        _check_wait(wait, dry_run=body.dry_run)
+        check_wait(wait, dry_run=body.dry_run)
         if body.dry_run:
             check_reason(body.reason)
             response.status_code = 200
             return RevocationsPreviewOut.of(await sweeping.preview(body.which, body.after))
         swept = await sweeping.revoke(body.which, body.reason, body.after)
         response.status_code = 201 if swept.count else 200
-        return await _received(receipts, RevocationsOut.of(swept), swept.last_seq, wait)
+        return await received(receipts, RevocationsOut.of(swept), swept.last_seq, wait)
 
     @router.post("/cutoffs", status_code=201, responses={200: {"model": PreviewOut}})
-    async def cut_off(body: NewCutoff, response: Response, wait: _Wait = None) -> RevocationOut | PreviewOut:
+    async def cut_off(body: NewCutoff, response: Response, wait: Wait = None) -> RevocationOut | PreviewOut:
         """End all that was issued to a subject, an application or everyone until now, or until an earlier time."""
-        _check_wait(wait, dry_run=body.dry_run)
+        check_wait(wait, dry_run=body.dry_run)
         if body.dry_run:
             check_reason(body.reason)
-            return _answer(await revoking.preview_cutoff(body.target, body.issuer, body.before_ms), response)
-        answer = _answer(await revoking.cut_off(body.target, body.issuer, body.before_ms, body.reason), response)
-        return await _received(receipts, answer, answer.seq, wait)
+            return answer_of(await revoking.preview_cutoff(body.target, body.issuer, body.before_ms), response)
+        done = await revoking.cut_off(body.target, body.issuer, body.before_ms, body.reason)
+        return await received(receipts, answer_of(done, response), _last_of(done), wait)
 
     _add_reading(router, authority)
 
@@ -95,17 +95,18 @@ def _add_reading(router: APIRouter, authority: Authority) -> None:
         return EntryOut.of(await reading.entry(seq))
 
     @router.get("/revocations/{seq:int}/receipt")
-    async def read_receipt(seq: _Seq, wait: _Wait = None) -> ReceiptOut:
+    async def read_receipt(seq: _Seq, wait: Wait = None) -> ReceiptOut:
         """Who enforces an entry: at once, or when all do."""
         return ReceiptOut.of(await receipts.of(seq, wait or 0.0))
 
 
-def _check_wait(wait: float | None, *, dry_run: bool) -> None:
+def check_wait(wait: float | None, *, dry_run: bool) -> None:
+    """Refuse to wait for what a dry run does not make. Raises: InvalidValueError."""
     if wait is not None and dry_run:
         raise InvalidValueError("a dry run makes no entry, and there is nothing to wait for")
 
 
-async def _received(receipts: Receipts, done: _Done, seq: int | None, wait: float | None) -> _Done:
+async def received(receipts: Receipts, done: _Done, seq: int | None, wait: float | None) -> _Done:
     """Return the answer with its receipt, where somebody would wait for one and there is an entry."""
     if wait is None or seq is None:
         return done
@@ -117,6 +118,11 @@ async def _received(receipts: Receipts, done: _Done, seq: int | None, wait: floa
     return done.model_copy(update={"receipt": receipt})
 
 
+def _last_of(done: Revocation | Preview) -> int:
+    """Return the entry whose receipt is one for all that was revoked."""
+    return done.last_seq or done.seq if isinstance(done, Revocation) else done.seq
+
+
 async def _revoked(revoking: Revoking, body: NewRevocation) -> Revocation | Preview:
     """Revoke what `body` names, or look what that would end."""
     kind = Kind.parse(body.kind)
@@ -126,7 +132,8 @@ async def _revoked(revoking: Revoking, body: NewRevocation) -> Revocation | Prev
     return await revoking.revoke(kind, body.id, body.reason, issuer=body.issuer, bare=body.bare)
 
 
-def _answer(outcome: Revocation | Preview, response: Response) -> RevocationOut | PreviewOut:
+def answer_of(outcome: Revocation | Preview, response: Response) -> RevocationOut | PreviewOut:
+    """Return what whoever revoked is answered, and let `response` say whether that made an entry."""
     if isinstance(outcome, Preview):
         response.status_code = 200
         return PreviewOut.of(outcome)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from countermand.authority.access import Access
+from countermand.authority.biscuits import BiscuitReader
 from countermand.authority.database import Database
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys, open_keys, write_secret
@@ -113,9 +114,10 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
 
     Raises:
         DataError: the directory cannot be used, or another process is using it.
-        ConfigurationError: the issuer is no URL.
+        ConfigurationError: the issuer is no URL, or the root keys of Biscuits are none.
     """
     issuer = check_url(settings.issuer or url, "the issuer")
+    read_biscuit = _biscuit_reader(settings)
     data = settings.data
     with _opened(data, alone=settings.database_url is None):
         database = _database(settings)
@@ -126,7 +128,9 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             witnesses = Witnesses(database, ledger, keys, _witnesses(settings), system_clock)
             heartbeat = Heartbeat(database, ledger, keys, system_clock, witnesses, os.urandom(16).hex())
             policy = Policy(issuer, settings.mandate_s, settings.retention_days)
-            service = await Authority.start(database, ledger, heartbeat, keys, policy, system_clock, os.urandom)
+            service = await Authority.start(
+                database, ledger, heartbeat, keys, policy, system_clock, os.urandom, read_biscuit
+            )
             access = Access(database, system_clock, os.urandom)
             await _tell_locals(data, access, keys.pin, url)
             with suppress(AuthorityError):  # the heartbeat will say why
@@ -135,10 +139,11 @@ async def run_authority(settings: AuthoritySettings, url: str) -> AsyncIterator[
             source = Source(ledger, heartbeat, log, service.descendants, keys)
             rotating = service.rotation.run(partial(_write_pin, data))
             relays = _relays(settings, source)
+            keeping = service.cleaning.run(), service.registered.run()
             listening = database.listen(heartbeat.heard)
             async with (
                 beside(heartbeat.run(), stop=heartbeat.close),
-                beside(listening, rotating, access.run(), service.replicas.run(), *relays, service.cleaning.run()),
+                beside(listening, rotating, access.run(), service.replicas.run(), *relays, *keeping),
             ):
                 yield RunningAuthority(service, access, heartbeat, log, keys, issuer, await ledger.count())
         finally:
@@ -154,6 +159,18 @@ def _relays(settings: AuthoritySettings, source: Source) -> list[Coroutine[Any, 
     keys = Keys.of()
     stream = Stream(keys.stream, settings.stream_keys)
     return [Relay(source, stream, partial(open_writer, settings.redis_url, keys), system_clock).run()]
+
+
+def _biscuit_reader(settings: AuthoritySettings) -> BiscuitReader | None:
+    """Return what verifies Biscuits by the root keys that the settings name. Raises: ConfigurationError."""
+    if settings.biscuit_keys is None:
+        return None
+    try:
+        from countermand.tokens.biscuit import RootKeys, parse_biscuit, verify_biscuit  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is not installed: pip install 'countermand[biscuit]'") from error
+    keys = RootKeys.parse(settings.biscuit_keys)
+    return lambda token: verify_biscuit(parse_biscuit(token), keys)
 
 
 def _database(settings: AuthoritySettings) -> Database:

@@ -25,9 +25,12 @@ def _by_text(counts: Mapping[Kind, int]) -> dict[str, int]:
 
 
 class NewRevocation(Body):
-    """`issuer` is for what another issuer named; `bare` for what documented tokens name by one namespace for all."""
+    """`issuer` is for what another issuer named; `bare` for what documented tokens name by one namespace for all.
 
-    kind: Literal["session", "agent", "delegation", "grant", "application", "token", "subject", "key"]
+    Of a Biscuit `id` is a revocation id in hex, and it has no issuer.
+    """
+
+    kind: Literal["session", "agent", "delegation", "grant", "application", "token", "subject", "key", "biscuit"]
     id: str
     issuer: str = ""
     bare: bool = False
@@ -100,7 +103,10 @@ class EntriesOut(PageOut[EntryOut]):
 
 
 class RevocationsOut(_WaitedFor):
-    """What has ended: `count` entries, from `first_seq` to `last_seq`. Unless `next` is null there is more: go on."""
+    """What has ended: `count` anchors, by the entries from `first_seq` to `last_seq`; behind theirs, those of Biscuits.
+
+    Unless `next` is null there is more: go on.
+    """
 
     count: int
     first_seq: int | None

@@ -4,7 +4,7 @@ clients     who calls, and by which credential
 form        what is sent, read
 answers     what is refused, in the words of RFC 6749
 token       /oauth2/token: mandates in exchange for mandates, and for applications themselves
-revoke      /oauth2/revoke: the end of a mandate, by its holder
+revoke      /oauth2/revoke: the end of a mandate or a Biscuit, by its holder
 introspect  /oauth2/introspect: whether a mandate stands
 metadata    /.well-known/oauth-authorization-server: where all of that is
 """

@@ -1,8 +1,8 @@
-"""The revocation endpoint: an application ends a mandate of its own, and all that it was exchanged for.
+"""The revocation endpoint: an application ends a mandate of its own, or a Biscuit that it holds, and what came of it.
 
 Any token that does not act is answered like one that was ended: 200, and no word on what it was. Only a mandate that
 goes on, because it was issued to another application, is refused.
-Source: RFC 7009 §2; docs/adr/0010.
+Source: RFC 7009 §2; docs/adr/0010 and 0019.
 """
 
 from typing import Annotated, Final
@@ -23,16 +23,16 @@ TOKEN_FORM: Final = described(
         "properties": {"token": {"type": "string", "minLength": 1}, "token_type_hint": TEXT},
     }
 )
-"""The form of RFC 7009 §2.1 and RFC 7662 §2.1. There is one type of token, so a hint changes nothing."""
+"""The form of RFC 7009 §2.1 and RFC 7662 §2.1. What a token is, it says itself, so a hint changes nothing."""
 
 
 def revocation_router(presenting: Presenting, applications: ApplicationKey) -> APIRouter:
-    """Return the route on which applications end their mandates."""
+    """Return the route on which applications end their tokens."""
     router = APIRouter(prefix="/oauth2", route_class=OAuthRoute)
 
     @router.post("/revoke", response_class=Response, responses=REFUSALS, openapi_extra=TOKEN_FORM)
     async def revoke(request: Request, application: Annotated[str | None, Security(applications)]) -> Response:
-        """End a mandate that was issued to the application; its entry is in the ledger when this is answered."""
+        """End a mandate of the application's own, or a Biscuit; its entry is in the ledger when this is answered."""
         client_id = required_client(application)
         form = await read_form(request)
         await presenting.end(client_id, required(form, "token"))
