@@ -92,12 +92,12 @@ class Rooms:
         async with writing(self.database) as connection:
             await self.append_in(connection, count, expires_at_ms=expires_at_ms, reason=reason)
 
-    async def append_biscuit(self, id_: str, *, expires_at_ms: int | None = None) -> None:
-        """Append the revocation of a Biscuit, past all that would say how long it lasts."""
+    async def append_biscuits(self, ids: Sequence[str], *, expires_at_ms: int | None = None) -> None:
+        """Append the revocations of Biscuits, past all that would say how long they last."""
         at_ms = self.clock.wall_ms
-        draft = Draft(kind=Kind.BISCUIT, id=id_, at_ms=at_ms, expires_at_ms=expires_at_ms)
+        drafts = [Draft(kind=Kind.BISCUIT, id=id_, at_ms=at_ms, expires_at_ms=expires_at_ms) for id_ in ids]
         async with writing(self.database) as connection:
-            await append(self.database, connection, [draft], at_ms)
+            await append(self.database, connection, drafts, at_ms)
 
     async def append_in(
         self,

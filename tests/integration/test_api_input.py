@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from countermand.authority.model import SubjectType
-from tests.integration.biscuits import mint
+from tests.integration.biscuits import mint, plain_id
 from tests.integration.problems import refused, refused_as_input
 from tests.looking import looking_into
 from tests.running import PROOF, Running
@@ -33,6 +33,7 @@ PATHS: Final = [
     "/v1/cutoffs",
     f"/v1/applications/app_{ZEROS}/keys",
     "/v1/biscuit/revocations",
+    "/v1/biscuits",
 ]
 VALID: Final[dict[str, dict[str, Any]]] = {
     PATHS[0]: {"name": "notes"},
@@ -58,8 +59,9 @@ VALID: Final[dict[str, dict[str, Any]]] = {
     PATHS[7]: {"target": "subject:nobody", "issuer": "https://other.example", "reason": "because", "dry_run": False},
     PATHS[8]: {"name": "for a test"},
     PATHS[9]: {"token": mint(), "reason": "because", "dry_run": False},
+    PATHS[10]: {"ids": [plain_id()], "session_id": f"ses_{ZEROS}", "expires_at": "2100-01-01T00:00:00Z"},
 }
-TYPES: Final[dict[str, type]] = {"lifetime_s": int, "depth": int, "bare": bool, "dry_run": bool}
+TYPES: Final[dict[str, type]] = {"ids": list, "lifetime_s": int, "depth": int, "bare": bool, "dry_run": bool}
 """Of the fields that are no text."""
 MAX_BODY_BYTES: Final = 65_536
 
@@ -72,8 +74,8 @@ async def admin(shared: Running, http: httpx2.AsyncClient) -> AsyncIterator[http
 
 
 @pytest.fixture
-async def right(shared: Running) -> dict[str, str]:
-    """What stands: ids by the fields that name them, and by the prefix of an id in a path; and a token."""
+async def right(shared: Running) -> dict[str, Any]:
+    """What stands: ids by the fields that name them, and by the prefix of an id in a path; what nobody has ended."""
     opening = shared.authority.service.opening
     application = await opening.create_application("notes")
     session = await opening.open_session(application.id, "alice", SubjectType.USER, 60)
@@ -88,6 +90,7 @@ async def right(shared: Running) -> dict[str, str]:
         "app_": application.id,
         "ses_": session.id,
         "token": mint(),
+        "ids": [plain_id()],
     }
 
 
@@ -321,13 +324,22 @@ FIELDS: Final[list[tuple[str, str, Any]]] = [
     *((PATHS[9], "block", value) for value in (-1, 1, 33, 2**63, "0", 0.0, True, [0])),
     (PATHS[9], "reason", "two\nlines"),
     (PATHS[9], "dry_run", None),
+    *((PATHS[10], "ids", value) for value in (None, [], "00" * 64, [7], [None], [""], ["zz" * 64], ["00" * 65])),
+    (PATHS[10], "ids", [f"{number:0128x}" for number in range(101)]),
+    (PATHS[10], "session_id", None),
+    (PATHS[10], "session_id", "\ud800"),
+    (PATHS[10], "session_id", f"ses_{ZEROS}"),
+    (PATHS[10], "subject", "alice"),
+    (PATHS[10], "application_id", 7),
+    *((PATHS[10], "expires_at", value) for value in NO_INSTANTS[:-1]),
+    (PATHS[10], "expires_at", "2020-01-01T00:00:00Z"),
     *((path, "unknown", 1) for path in PATHS),
 ]
 
 
 @pytest.mark.parametrize(("path", "field", "value"), FIELDS)
 async def test_a_field_that_is_not_what_it_should_be_is_refused_and_nothing_is_done(
-    shared: Running, admin: httpx2.AsyncClient, right: dict[str, str], path: str, field: str, value: Any
+    shared: Running, admin: httpx2.AsyncClient, right: dict[str, Any], path: str, field: str, value: Any
 ) -> None:
     """Everything else in the request is right, so that it is this that is refused."""
     valid = {name: right.get(name, good) for name, good in VALID[path].items()}
@@ -348,7 +360,7 @@ def _status(field: str, value: Any) -> int:
 
 async def _counts(running: Running) -> list[int]:
     async with looking_into(running.data) as look:
-        tables = ("anchors", "api_keys", "entries")
+        tables = ("anchors", "api_keys", "biscuits", "entries")
         return [(await look.execute(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]  # noqa: S608 - the names stand above
 
 

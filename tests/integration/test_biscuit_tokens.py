@@ -217,6 +217,6 @@ async def test_what_has_expired_needs_no_entry_and_what_is_in_its_leeway_does(ro
 async def test_an_ancestors_entry_is_enough_for_a_holder_only_if_it_lasts_as_long(rooms: Rooms) -> None:
     token = mint("right(1);", "check if true;")
     family, last = ids_of(token)
-    await rooms.append_biscuit(family, expires_at_ms=NOW_MS + DAY_MS)
+    await rooms.append_biscuits([family], expires_at_ms=NOW_MS + DAY_MS)
     await rooms.service.presenting.end("anybody", token)
     assert (await rooms.service.reading.entry(2)).id == last

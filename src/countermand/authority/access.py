@@ -70,8 +70,12 @@ class Caller:
 
     def require(self, role: Role) -> None:
         """Refuse a caller that may not do what `role` may. Raises: ForbiddenError."""
-        if self.role is not role and self.role not in _ALSO[role]:
-            raise ForbiddenError(f"this needs the role {role}")
+        self.require_one_of([role])
+
+    def require_one_of(self, roles: Sequence[Role]) -> None:
+        """Refuse a caller that may do what none of `roles` may. Raises: ForbiddenError."""
+        if not any(self.role is role or self.role in _ALSO[role] for role in roles):
+            raise ForbiddenError(f"this needs the role {' or '.join(roles)}")
 
 
 class Access:

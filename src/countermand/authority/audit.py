@@ -4,7 +4,7 @@ Whoever changes something says what, and gets no other way to write: `Audit.writ
 ledger, `Heartbeat.commit` for what does. Source: docs/protocol.md, "Audit"; docs/adr/0012.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import insert, select
@@ -30,13 +30,17 @@ class Audit:
         self._database = database
         self._clock = clock
 
-    async def write(self, work: Work[tuple[_T, Act | None]], *, alone: bool = False) -> _T:
-        """Return what `work` returns beside what it did; None, where it changed nothing. Raises: as Database.write."""
+    async def write(self, work: Work[tuple[_T, Act | Sequence[Act] | None]], *, alone: bool = False) -> _T:
+        """Return what `work` returns beside what it did; None or no acts, where it changed nothing.
+
+        Raises: as Database.write.
+        """
 
         async def audited(connection: AsyncConnection) -> _T:
             result, act = await work(connection)
-            if act is not None:
-                await append(self._database, connection, [act], self._clock().wall_ms)
+            acts = [act] if isinstance(act, Act) else act
+            if acts:
+                await append(self._database, connection, acts, self._clock().wall_ms)
             return result
 
         return await self._database.write(audited, alone=alone)

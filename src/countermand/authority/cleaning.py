@@ -3,10 +3,11 @@
 An anchor goes once it has expired, and been revoked if it was, longer ago than the retention, and nothing that is still
 kept rests on it or names it. Nothing outlives what it rests on, so leaves go first and their ancestors after them. What
 was still to be told of it is told no more: all of it has expired. Applications do not expire, and stay. The ledger is
-never touched, and the answers kept for repeated requests go after a day.
+never touched, and the answers kept for repeated requests go after a day. Registered Biscuits go as anchors do, by when
+they expire; of one that nobody knows that of, the ids stay.
 
 Every step is one short transaction, so none waits long behind it; and a pass that is broken off has done what it has.
-A step that took anchors away is a row of the audit, and says how many.
+A step that took anchors or Biscuits away is a row of the audit, and says how many.
 """
 
 import asyncio
@@ -67,6 +68,7 @@ class Cleaning:
     async def clean(self) -> int:
         """Take away all that may go now; return how many anchors that were."""
         await self._clean_requests()
+        await self._clean_biscuits()
         taken = 0
         while more := await self._pass():  # what came before what rests on it goes in the next
             taken += more
@@ -76,6 +78,14 @@ class Cleaning:
         before_ms = self._clock().wall_ms - ANSWERS_KEPT_MS
         while True:
             taken = await self._database.write(lambda connection: _take_requests(connection, before_ms))
+            if taken < STEP:
+                return
+            await asyncio.sleep(PAUSE_S)
+
+    async def _clean_biscuits(self) -> None:
+        before_ms = self._clock().wall_ms - self._retention_ms
+        while True:
+            taken = await self._audit.write(lambda connection: _take_biscuits(connection, before_ms))
             if taken < STEP:
                 return
             await asyncio.sleep(PAUSE_S)
@@ -98,6 +108,20 @@ async def _take_requests(connection: AsyncConnection, before_ms: int) -> int:
     ids = (await connection.execute(old)).scalars().all()
     await connection.execute(delete(tables.requests).where(requests.id.in_(ids)))
     return len(ids)
+
+
+async def _take_biscuits(connection: AsyncConnection, before_ms: int) -> tuple[int, Act | None]:
+    """Take away registered Biscuits that had expired by then; by a clock that is ahead nothing has."""
+    signed_ms: int = (await connection.execute(select(tables.heartbeat.c.at_ms))).scalar_one()
+    biscuits, named = tables.biscuits.c, tables.biscuit_anchors.c
+    old = select(biscuits.number).where(biscuits.expires_at_ms < min(before_ms, signed_ms))
+    query = old.order_by(biscuits.expires_at_ms, biscuits.number).limit(STEP).with_for_update()
+    numbers = (await connection.execute(query)).scalars().all()
+    if not numbers:
+        return 0, None
+    await connection.execute(delete(tables.biscuit_anchors).where(named.number.in_(numbers)))
+    await connection.execute(delete(tables.biscuits).where(biscuits.number.in_(numbers)))
+    return len(numbers), Act("biscuits.clean", str(len(numbers)))
 
 
 async def _take_anchors(

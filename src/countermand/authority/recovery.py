@@ -31,6 +31,7 @@ from countermand.authority.keysets import LaterKeysets
 from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.lineage import WORDS, Row
 from countermand.authority.model import Purpose, Recovered, Seen
+from countermand.authority.registered import Registered, mark
 from countermand.authority.rotation import Rotation
 from countermand.authority.witnesses import TELL_S, Testimony, Told
 from countermand.errors import BusyError, DataError, InvalidValueError, LogError, TransportError, UnreachableError
@@ -94,6 +95,7 @@ class Recovery:
         ledger: Ledger,
         heartbeat: Heartbeat,
         rotation: Rotation,
+        registered: Registered,
         issuer: str,
         clock: Callable[[], Instant],
     ) -> None:
@@ -101,6 +103,7 @@ class Recovery:
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._rotation = rotation
+        self._registered = registered
         self._issuer = issuer
         self._witnesses = heartbeat.witnesses
         self._clock = clock
@@ -136,6 +139,7 @@ class Recovery:
             )
             await self._rotation.refresh()
             self._heartbeat.sign_soon()
+            await self._registered.finish(_owed(found, keep_sessions=keep_sessions))
         return found.report(begun, is_cut_off=not keep_sessions)
 
     async def _ask(self, *, force: bool) -> _Heard:
@@ -239,7 +243,20 @@ class Recovery:
         """Whether the ledger revokes the same already. Of cutoffs, each is another."""
         if entry.kind is Kind.CUTOFF:
             return False
+        if entry.kind is Kind.BISCUIT:  # one that is forgotten sooner is not the same
+            found = await self._ledger.find_lasting(connection, entry.kind, {entry.id}, entry.expires_at_ms)
+            return found is not None
         return await self._ledger.find(connection, entry.kind, entry.id, entry.issuer) is not None
+
+    async def _owe(self, connection: AsyncConnection, found: _Found, now_ms: int, *, keep_sessions: bool) -> None:
+        """Mark Biscuits that are revoked, and note as jobs those that end with what is."""
+        for entry in found.lost:
+            if entry.kind is Kind.BISCUIT:
+                await mark(connection, entry.id, now_ms)
+            elif not entry.issuer:
+                await self._registered.owe(connection, _anchor(entry), _before_ms(entry), entry.reason, now_ms)
+        if not keep_sessions:
+            await self._registered.owe(connection, EVERYONE, None, "the ledger was recovered", now_ms)
 
     async def _begin(self, connection: AsyncConnection, found: _Found, *, keep_sessions: bool) -> Change[None]:
         """Mark what is revoked, then lock the head and begin the generation; return what is to be appended to it."""
@@ -249,6 +266,7 @@ class Recovery:
         now_ms = await self._ledger.time(connection, self._clock().wall_ms)
         for id_ in sorted({entry.id for entry in found.lost if entry.kind in WORDS and not entry.issuer}):
             await _mark(connection, id_, now_ms)
+        await self._owe(connection, found, now_ms, keep_sessions=keep_sessions)
         for entry in found.lost:
             if entry.kind is Kind.KEY and entry.issuer == self._issuer:  # the register has forgotten it too
                 await self._rotation.withdraw_mandate_key(connection, entry.id)
@@ -271,6 +289,16 @@ class Recovery:
         return Change(lambda _entries: None, steps)
 
 
+def _owed(found: _Found, *, keep_sessions: bool) -> set[str]:
+    """Return what is revoked or cut off again, with whatever Biscuits were registered for it."""
+    owed = {_anchor(entry) for entry in found.lost if not entry.issuer}
+    return owed if keep_sessions else owed | {EVERYONE}
+
+
+def _anchor(entry: Entry) -> str:
+    return entry.id if entry.kind is Kind.CUTOFF else f"{entry.kind.text}:{entry.id}"
+
+
 def _without_files(ids: Iterable[str]) -> DataError:
     files = ", ".join(f"{Purpose.CHECKPOINT.value}-{id_}.pem" for id_ in ids)
     return DataError(
@@ -285,7 +313,6 @@ def _again(entry: Entry, now_ms: int, expires_at_ms: int) -> Draft:
     A cutoff "as of now" was of its own time: as of now it would end what was issued since.
     """
     lasts_ms = None if entry.expires_at_ms is None else max(entry.expires_at_ms, expires_at_ms)
-    before_ms = entry.issued_before_ms or (entry.at_ms if entry.kind is Kind.CUTOFF else None)
     return Draft(
         kind=entry.kind,
         id=entry.id,
@@ -293,8 +320,12 @@ def _again(entry: Entry, now_ms: int, expires_at_ms: int) -> Draft:
         expires_at_ms=lasts_ms,
         reason=entry.reason,
         issuer=entry.issuer,
-        issued_before_ms=before_ms,
+        issued_before_ms=_before_ms(entry),
     )
+
+
+def _before_ms(entry: Entry) -> int | None:
+    return entry.issued_before_ms or (entry.at_ms if entry.kind is Kind.CUTOFF else None)
 
 
 class _Pool:

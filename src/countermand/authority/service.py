@@ -7,6 +7,7 @@ from countermand.authority.biscuits import BiscuitReader, Biscuits
 from countermand.authority.cleaning import Cleaning
 from countermand.authority.database import Database
 from countermand.authority.descendants import Descendants
+from countermand.authority.export import Export
 from countermand.authority.heartbeat import Heartbeat
 from countermand.authority.keys import Keys
 from countermand.authority.ledger import Ledger
@@ -18,6 +19,7 @@ from countermand.authority.reading import Reading
 from countermand.authority.receipts import Receipts
 from countermand.authority.recovery import Recovery
 from countermand.authority.registered import Registered
+from countermand.authority.registering import Registering
 from countermand.authority.replicas import Replicas
 from countermand.authority.revoking import Revoking
 from countermand.authority.rotation import Rotation
@@ -36,6 +38,8 @@ class Authority:
     revoking: Revoking
     biscuits: Biscuits
     registered: Registered
+    registering: Registering
+    export: Export
     sweeping: Sweeping
     descendants: Descendants
     presenting: Presenting
@@ -79,12 +83,14 @@ class Authority:
             revoking,
             biscuits,
             registered,
+            Registering(database, ledger, clock),
+            Export(database, ledger, clock),
             Sweeping(database, ledger, heartbeat, registered, clock),
             Descendants(database, clock),
             Presenting(database, ledger, minting, revoking, biscuits, clock),
             Once(database, clock, random),
             Cleaning(database, clock, policy.retention_days),
-            Recovery(database, ledger, heartbeat, rotation, policy.issuer, clock),
+            Recovery(database, ledger, heartbeat, rotation, registered, policy.issuer, clock),
             replicas,
             Receipts(reading, replicas, clock),
             rotation,

@@ -166,10 +166,12 @@ class RevokedSet:
         return None
 
     def beyond(self, other: "RevokedSet") -> Iterator[tuple[bytes, int]]:
-        """Yield the keys that this holds and `other` does not, with their hours; of cutoffs, those that go further."""
+        """Yield the keys that this holds longer than `other`, with their hours; of cutoffs, those that go further."""
         for hour, seqs in self._seqs.items():
-            for key in seqs.keys() - other._held:  # noqa: SLF001 - a set of its own kind
-                yield key, hour
+            for key in seqs.keys() - other._seqs.get(hour, _NOTHING).keys():  # noqa: SLF001 - a set of its own kind
+                held = key in other._held and other._hour_of(key) > hour  # noqa: SLF001
+                if not held and (key not in self._extended or self._hour_of(key) == hour):
+                    yield key, hour
         for key, cutoff in self._cutoffs.items():
             theirs = other._cutoffs.get(key, Cutoff())  # noqa: SLF001 - a set of its own kind
             if theirs | cutoff != theirs:

@@ -3,7 +3,7 @@
 app          everything put together
 api          /v1: applications and their keys, sessions, agents, grants, delegations, the tree
 revocations  /v1: revocations and cutoffs, done or only tried
-biscuits     /v1: Biscuits, revoked by token
+biscuits     /v1: Biscuits, revoked by token, registered, and listed
 ledger       /v1: the ledger taken up again after a restore
 bodies       what they take and give, a module for each of their resources
 filters      what lists and revocations by filter are asked for

@@ -9,7 +9,7 @@ from countermand.authority.model import Role
 from countermand.authority.revoking import Revoking
 from countermand.authority.service import Authority
 from countermand.server.audit import audit_router
-from countermand.server.biscuits import add_biscuits
+from countermand.server.biscuits import add_biscuits, registering_router, revoked_router
 from countermand.server.bodies.anchors import (
     AgentOut,
     AgentRead,
@@ -59,7 +59,8 @@ def admin_routers(authority: Authority, access: Access) -> list[APIRouter]:
     add_ledger(router, authority.recovery)
     add_signing_keys(router, authority.rotation, authority.revoking)
     add_replicas(router, authority.replicas, authority.reading)
-    return [router, ending, keys_router(access), audit_router(authority.trail)]
+    biscuits = [registering_router(authority.registering), revoked_router(authority.export)]
+    return [router, ending, *biscuits, keys_router(access), audit_router(authority.trail)]
 
 
 def _add_applications(router: APIRouter, authority: Authority, access: Access) -> None:

@@ -51,6 +51,17 @@ def requires(role: Role) -> Callable[[Request], Awaitable[Caller]]:
     return caller
 
 
+def requires_one_of(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """Return the dependency that lets callers through who may do what any of `roles` may. Raises: as `requires`."""
+
+    async def caller(request: Request) -> Caller:
+        found = _known(request)
+        found.require_one_of(roles)
+        return found
+
+    return caller
+
+
 def requires_to_change(role: Role) -> Callable[[Request], Awaitable[Caller]]:
     """Return the dependency that lets readers read, and only callers change who may do what `role` may.
 
@@ -64,10 +75,15 @@ def requires_to_change(role: Role) -> Callable[[Request], Awaitable[Caller]]:
 
 
 def _found(request: Request, role: Role) -> Caller:
+    found = _known(request)
+    found.require(role)
+    return found
+
+
+def _known(request: Request) -> Caller:
     found = getattr(request.state, "caller", None)
     if not isinstance(found, Caller):
         raise UnauthenticatedError("this needs a valid API key")
-    found.require(role)
     return found
 
 
