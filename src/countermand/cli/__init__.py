@@ -5,6 +5,7 @@ running      up, demo
 guarding     forward-auth, gateway
 looking      sessions, tree, tail
 revoking     revoke, cutoff
+biscuit      biscuit revoke
 receipts     who enforces what they revoke, and replicas
 recovering   ledger recover
 keys         keys list, rotate, withdraw

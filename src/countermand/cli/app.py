@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from countermand.authority.actor import mark_request
 from countermand.cli.access import access
 from countermand.cli.auditing import audit
+from countermand.cli.biscuit import biscuit
 from countermand.cli.checking import check
 from countermand.cli.explaining import explain
 from countermand.cli.guarding import forward_auth, gateway
@@ -63,6 +64,7 @@ for _verb in (
     *(gateway, forward_auth, demo),
 ):
     app.command()(_verb)
+app.add_typer(biscuit, name="biscuit")
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")

@@ -9,7 +9,14 @@ from urllib.parse import quote
 
 import httpx2
 
-from countermand.errors import BadAnswerError, InvalidValueError, NotFoundError, RefusedError, UnreachableError
+from countermand.errors import (
+    BadAnswerError,
+    InvalidValueError,
+    NotFoundError,
+    RefusedError,
+    UnknownTokenKeyError,
+    UnreachableError,
+)
 from countermand.log.audit import ChainedRow, Seal, parse_chained, parse_seal
 from countermand.settings import ClientSettings
 from countermand.transport.http import check_api_key, check_url, is_exposed, open_client
@@ -60,6 +67,23 @@ class AuthorityClient:
         named = {"kind": kind, "id": id_}
         options = _given(reason=reason, issuer=issuer, bare=bare, dry_run=dry_run)
         return await self._call("POST", "/v1/revocations", "seq", "reach", json=named | options, **_waiting(wait_s))
+
+    async def revoke_biscuit(
+        self,
+        token: str,
+        block: int | None = None,
+        reason: str = "",
+        *,
+        dry_run: bool = False,
+        wait_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Revoke a block of a Biscuit that the authority verifies; the last, if none is named. Return as `revoke` does.
+
+        Raises:
+            UnknownTokenKeyError: it has no key with which to verify it, and nothing was done.
+        """
+        body = {"token": token, "block": block} | _given(reason=reason, dry_run=dry_run)
+        return await self._call("POST", "/v1/biscuit/revocations", "seq", "reach", json=body, **_waiting(wait_s))
 
     async def close_grant(self, id_: str) -> dict[str, Any]:
         """Close a grant for the future, and return it."""
@@ -137,6 +161,10 @@ class AuthorityClient:
     async def revocation(self, seq: int) -> dict[str, Any]:
         """Return an entry of the ledger."""
         return await self._call("GET", f"/v1/revocations/{seq}", "kind", "id", "issuer", "reason")
+
+    async def receipt(self, seq: int, wait_s: float) -> dict[str, Any]:
+        """Return who enforces an entry, once all replicas do or after so long."""
+        return await self._call("GET", f"/v1/revocations/{seq}/receipt", "of", "is_enforced", **_waiting(wait_s))
 
     async def signing_keys(self) -> dict[str, Any]:
         """Return the signing `keys`, the version of the newest `keyset`, and the `pin` of a new replica."""
@@ -225,6 +253,8 @@ class AuthorityClient:
             raise RefusedError(sentence)
         if response.status_code == 404:
             raise NotFoundError(sentence)
+        if answer.get("code") == UnknownTokenKeyError.code:
+            raise UnknownTokenKeyError(sentence)
         raise BadAnswerError(sentence)
 
 

@@ -29,6 +29,21 @@ _SECOND: Final = timedelta(seconds=1)
 _HEADS: Final = ("replica", "key", "at", "behind", "refuses after", "last heard", "")
 
 
+def check_wait(wait: float | None, *, dry_run: bool) -> None:
+    """Refuse to wait for what a dry run does not make. Raises: BadParameter."""
+    if wait is not None and dry_run:
+        raise typer.BadParameter("a dry run makes no entry: leave out --wait")
+
+
+def report_receipt(answer: Mapping[str, Any], *, as_json: bool) -> None:
+    """Say who enforces what was revoked, unless it is told as JSON. Raises: Exit, where not all are known to."""
+    receipt = answer.get("receipt")
+    if not as_json:
+        say(*sentences(receipt))
+    if not is_enforced(receipt):
+        raise typer.Exit(NOT_ENFORCED_EXIT)
+
+
 def is_enforced(receipt: Mapping[str, Any] | None) -> bool:
     """Whether all replicas are known to enforce it, and there is one."""
     return receipt is not None and bool(receipt["is_enforced"])

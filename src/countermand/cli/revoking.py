@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from countermand.cli.asking import ask
-from countermand.cli.receipts import NOT_ENFORCED_EXIT, WaitOption, is_enforced, sentences
+from countermand.cli.receipts import WaitOption, check_wait, report_receipt
 from countermand.cli.terminal import (
     DataDirOption,
     DryRunOption,
@@ -70,7 +70,7 @@ def revoke(  # noqa: PLR0913 - one for each option
         raise typer.BadParameter("--cascade is for a grant: whatever else is revoked ends with all that rests on it")
     if closes and (reason or dry_run or issuer or bare or wait):
         raise typer.BadParameter("a grant is only closed, which takes no such option: add --cascade to revoke it")
-    _check_wait(wait, dry_run=dry_run)
+    check_wait(wait, dry_run=dry_run)
     settings = ClientSettings.read(data_dir)
     if closes:
         grant = ask(settings, lambda client: client.close_grant(id_))
@@ -83,7 +83,7 @@ def revoke(  # noqa: PLR0913 - one for each option
     is_kept = kind is not Revocable.TOKEN and not issuer and not bare
     _report(answer, _revoked(f"{kind} {printable(id_)}", answer, is_kept=is_kept), as_json=as_json)
     if wait is not None:
-        _report_receipt(answer, as_json=as_json)
+        report_receipt(answer, as_json=as_json)
 
 
 def cutoff(  # noqa: PLR0913 - one for each option
@@ -111,7 +111,7 @@ def cutoff(  # noqa: PLR0913 - one for each option
     if len(targets) != 1:
         raise typer.BadParameter("give one of --subject, --application and --all")
     until = _instant(before)
-    _check_wait(wait, dry_run=dry_run)
+    check_wait(wait, dry_run=dry_run)
     settings = ClientSettings.read(data_dir)
     answer = ask(
         settings,
@@ -123,7 +123,7 @@ def cutoff(  # noqa: PLR0913 - one for each option
     what = f"what {printable(issuer) if issuer else 'was'} issued{whom} before {moment(until) if until else 'now'}"
     _report(answer, _cut(what, answer, is_kept=not issuer), as_json=as_json)
     if wait is not None:
-        _report_receipt(answer, as_json=as_json)
+        report_receipt(answer, as_json=as_json)
 
 
 def _report(answer: Answer, sentence: str, *, as_json: bool) -> None:
@@ -131,19 +131,6 @@ def _report(answer: Answer, sentence: str, *, as_json: bool) -> None:
         say_json(answer)
     else:
         say(sentence)
-
-
-def _check_wait(wait: float | None, *, dry_run: bool) -> None:
-    if wait is not None and dry_run:
-        raise typer.BadParameter("a dry run makes no entry: leave out --wait")
-
-
-def _report_receipt(answer: Answer, *, as_json: bool) -> None:
-    receipt = answer.get("receipt")
-    if not as_json:
-        say(*sentences(receipt))
-    if not is_enforced(receipt):
-        raise typer.Exit(NOT_ENFORCED_EXIT)
 
 
 def _closed(grant: Mapping[str, Any]) -> str:
