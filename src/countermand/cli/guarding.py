@@ -46,7 +46,9 @@ BiscuitKeysOption: TypeAlias = Annotated[
 ]
 BiscuitPolicyOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help="A file of Datalog: what a Biscuit may do here. Of a request it is told its method and path."),
+    typer.Option(
+        help="A file of Datalog: what a Biscuit may do here. It is told the time; by a gateway, method and path."
+    ),
 ]
 
 

@@ -22,9 +22,11 @@ def biscuits_of(keys: str | None, policy: Path | None) -> "Biscuits | None":
     if keys is None and policy is None:
         return None
     if keys is None:
-        raise ConfigurationError("a policy of Biscuits needs the issuer's keys: COUNTERMAND_BISCUIT_KEYS names none")
+        raise ConfigurationError(
+            "a policy of Biscuits needs the issuer's keys: give --biscuit-keys, or set COUNTERMAND_BISCUIT_KEYS"
+        )
     if policy is None:
-        raise ConfigurationError("root keys of Biscuits are named, and no policy says what a Biscuit may do")
+        raise ConfigurationError("no policy says what a Biscuit may do: give --biscuit-policy beside the keys")
     try:
         from countermand.enforce.biscuits import Biscuits  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
