@@ -295,6 +295,11 @@ def replica_pin(pin: str | None, environ: Mapping[str, str] = os.environ) -> str
     return pin
 
 
+def has_revoked_ids(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a list of revoked ids is configured, be it an empty one."""
+    return REVOKED_IDS in environ or bool(environ.get(REVOKED_IDS_FILE))
+
+
 def revoked_ids(environ: Mapping[str, str] | None = None) -> str | Path:
     """Return the list of revoked ids that is configured, or the file that holds it.
 

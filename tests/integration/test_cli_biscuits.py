@@ -98,6 +98,7 @@ async def test_each_block_is_shown_with_whether_its_id_is_revoked(running: Runni
         "expires_at": None,
         "revoked": True,
         "revoked_by": 2,
+        "listed": None,
     }
     assert (found["signature"]["state"], found["datalog"]) == ("holds", {"state": "not checked", "reason": None})
     assert (found["cutoff_for_all"], found["knowledge"]["is_fresh"]) == (None, True)
@@ -185,6 +186,30 @@ def test_without_an_authority_a_biscuit_is_shown_all_the_same(tmp_path: Path) ->
     ]
     named = countermand("inspect", TOKEN, "--data-dir", str(tmp_path / "none"))
     assert (named.returncode, named.stdout) == (2, "")
+
+
+def test_a_list_that_is_configured_is_asked_about_every_id(tmp_path: Path) -> None:
+    canonical = ids_of(TOKEN)[1]
+    for environ in (
+        {"COUNTERMAND_REVOKED_IDS": f"{plain_id()},{canonical.upper()}"},
+        {"COUNTERMAND_REVOKED_IDS_FILE": str(tmp_path / "revoked")},
+    ):
+        (tmp_path / "revoked").write_text(f"# leaked\n{canonical}\n")
+        done = countermand("inspect", TOKEN, *PUBLIC_KEY, **environ)
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-4:] == [
+            "    block 0  not revoked",
+            "    block 1  REVOKED by the list",
+            "IT IS REVOKED: block 1, the list",
+            "known      what is listed: no authority was asked",
+        ]
+    blocks = json.loads(countermand("inspect", TOKEN, "--json", **environ).stdout)["blocks"]
+    assert [(one["revoked"], one["revoked_by"], one["listed"]) for one in blocks] == [
+        (False, None, False),
+        (True, None, True),
+    ]
+    malformed = countermand("inspect", TOKEN, COUNTERMAND_REVOKED_IDS="none")
+    assert (malformed.returncode, malformed.stdout, malformed.stderr.count("\n")) == (2, "", 1)
 
 
 async def test_where_the_authority_is_gone_what_is_revoked_is_not_known(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import re
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import biscuit_auth
@@ -235,6 +236,17 @@ def test_what_is_known_of_the_ids_is_said_block_by_block_and_summed_up() -> None
         fresh, BlockState(WrittenBlock("", ""), None)
     )
     assert "🙈 Revocation check skipped" in said(None, plain)
+
+
+def test_a_list_is_the_whole_answer_where_no_authority_is_asked() -> None:
+    plain, listed = (BlockState(WrittenBlock("", ID), ID, is_revoked=one, is_listed=one) for one in (False, True))
+    assert said(None, plain, listed).endswith(
+        "    block 0  not revoked\n    block 1  REVOKED by the list\nIT IS REVOKED: block 1, the list\n"
+        "known      what is listed: no authority was asked"
+    )
+    assert "\nno id of this is revoked\n" in said(None, plain)
+    both = replace(listed, revoked_by=3)
+    assert "\nIT IS REVOKED: block 0, entry 3 and the list\n" in said(Knowledge(True, 4, 100, None), both)
 
 
 def test_an_end_is_told_where_there_is_one_that_a_calendar_has() -> None:

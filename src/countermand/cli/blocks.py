@@ -26,7 +26,8 @@ from countermand.errors import (
 )
 from countermand.log.anchor import Anchor, Anchors, Kind
 from countermand.log.revocation_id import parse_revocation_id
-from countermand.settings import ClientSettings
+from countermand.settings import ClientSettings, has_revoked_ids
+from countermand.stores.static import StaticRevocationStore
 from countermand.tokens.biscuit import (
     Biscuit,
     RootKeys,
@@ -36,7 +37,7 @@ from countermand.tokens.biscuit import (
     verify_biscuit,
 )
 from countermand.tokens.policy import Facts, Policy, Refusal
-from countermand.wiring import system_clock
+from countermand.wiring import static_revocations, system_clock
 
 Question: TypeAlias = tuple[str, Facts]
 """A policy, and facts of a request."""
@@ -65,6 +66,8 @@ class BlockState:
     ends_at_s: int | None = None
     is_revoked: bool | None = None
     revoked_by: int | None = None
+    is_listed: bool | None = None
+    """Whether the list of revoked ids that is configured here has it; None without one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
@@ -76,6 +79,7 @@ class BlockState:
             "expires_at": _instant(self.ends_at_s),
             "revoked": self.is_revoked,
             "revoked_by": self.revoked_by,
+            "listed": self.is_listed,
         }
 
 
@@ -120,12 +124,14 @@ def inspect_biscuit(
 
     Raises:
         MalformedTokenError: it is none.
-        ConfigurationError: keys that are none, or a policy that is none, or without a key.
+        ConfigurationError: keys that are none, or a policy that is none, or without a key; or a list that is none.
     """
     unverified = parse_biscuit(token)
     if question is not None and keys is None:
         raise ConfigurationError("a policy is asked about a verified token alone: --public-key verifies it")
     findings = find(unverified, keys, question)
+    if has_revoked_ids():
+        findings = _with_list(findings, static_revocations())
     if settings is not None:
         findings = run(_look_up(findings, settings))
     if as_json:
@@ -146,6 +152,18 @@ def find(unverified: UnverifiedBiscuit, keys: str | None, question: Question | N
     return Findings(unverified.key_id, tuple(_blocks(unverified, biscuit)), proof, _asked(biscuit, question), biscuit)
 
 
+def _with_list(findings: Findings, listed: StaticRevocationStore) -> Findings:
+    """Add what a list says, which is the whole answer where no authority is asked."""
+
+    def looked(block: BlockState) -> BlockState:
+        if block.canonical_id is None:
+            return block
+        is_listed = listed.is_revoked(block.canonical_id)
+        return replace(block, is_listed=is_listed, is_revoked=is_listed)
+
+    return replace(findings, blocks=tuple(map(looked, findings.blocks)))
+
+
 async def _look_up(findings: Findings, settings: ClientSettings) -> Findings:
     """Add what the authority's log says."""
     anchors = Anchors(()) if findings.biscuit is None else findings.biscuit.anchors()
@@ -157,7 +175,7 @@ async def _look_up(findings: Findings, settings: ClientSettings) -> Findings:
             if block.canonical_id is None:
                 return block
             known = look(state, anchors, Anchor(Kind.BISCUIT, block.canonical_id), now_ms, is_known=is_known)
-            return replace(block, is_revoked=known.is_revoked, revoked_by=known.revoked_by)
+            return replace(block, is_revoked=block.is_listed or known.is_revoked, revoked_by=known.revoked_by)
 
         blocks = tuple(map(looked, findings.blocks))
         cut_off_by = cut_off_with_everyone(state, anchors, now_ms) if anchors.path else None
@@ -265,37 +283,46 @@ def _state_lines(findings: Findings) -> Iterator[str | Text]:
     for number, block in enumerate(findings.blocks):
         if block.written.external_key is not None:
             yield f"block {number} was signed by a third party: {printable(block.written.external_key)}"
-    if findings.knowledge is None:
+    knowledge, has_list = findings.knowledge, any(block.is_listed is not None for block in findings.blocks)
+    if knowledge is None and not has_list:
         yield _NO_AUTHORITY
         return
     yield "revocation ids, the authority block's first"
     for number, block in enumerate(findings.blocks):
         yield _block_line(number, block)
-    yield _sum(findings, findings.knowledge)
-    is_fresh = findings.knowledge.is_fresh
-    yield Text(f"known      {findings.knowledge.sentence}", "" if is_fresh else "bold red")
+    yield _sum(findings)
+    if knowledge is None:
+        yield "known      what is listed: no authority was asked"
+    else:
+        yield Text(f"known      {knowledge.sentence}", "" if knowledge.is_fresh else "bold red")
 
 
 def _block_line(number: int, block: BlockState) -> Text:
     line = Text(f"    block {number}  ")
     if block.is_revoked:
-        return line.append(f"REVOKED by entry {block.revoked_by}", "red")
+        return line.append(f"REVOKED by {_ended_by(block)}", "red")
     if block.canonical_id is None:
         return line.append("no revocation id: no guard would read it", "red")
     return line.append("not revoked" if block.is_revoked is False else "not known", "dim")
 
 
-def _sum(findings: Findings, knowledge: Knowledge) -> Text:
+def _ended_by(block: BlockState) -> str:
+    words = [] if block.revoked_by is None else [f"entry {block.revoked_by}"]
+    return " and ".join([*words, "the list"] if block.is_listed else words)
+
+
+def _sum(findings: Findings) -> Text:
     """Say in one line what the blocks' states come to."""
-    ended = [f"block {n}, entry {one.revoked_by}" for n, one in enumerate(findings.blocks) if one.is_revoked]
+    ended = [f"block {number}, {_ended_by(one)}" for number, one in enumerate(findings.blocks) if one.is_revoked]
     supposed = "" if findings.proof.holds else ", if the ids are its own"
     words = [f"IT IS REVOKED{supposed}: {'; '.join(ended)}"] if ended else []
     words += [] if findings.cut_off_by is None else [f"IT IS CUT OFF: everyone, entry {findings.cut_off_by}"]
     if words:
         return Text(". ".join(words), "bold red")
-    if not knowledge.is_fresh:
+    if any(block.is_revoked is None for block in findings.blocks):
         return Text("WHETHER IT IS REVOKED IS NOT KNOWN")
-    return Text("no id of this is revoked" if supposed else "nothing of this is revoked or cut off")
+    is_all = findings.knowledge is not None and not supposed
+    return Text("nothing of this is revoked or cut off" if is_all else "no id of this is revoked")
 
 
 def _expiry(ends_at_s: int | None) -> Iterator[str]:
