@@ -1,6 +1,7 @@
 """The command line as a whole: `up`, `tail`, its errors, and its secrets."""
 
 import asyncio
+import os
 import re
 import signal
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from countermand.cli.client import AuthorityClient
+from tests.integration.biscuits import ROOT_KEYS, mint, plain_id
 from tests.integration.commands import countermand, in_a_thread, lines_until, running
 from tests.looking import stored
 from tests.running import DEADLINE_S, ServerProcess
@@ -130,6 +132,10 @@ async def test_each_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
         ("cutoff", "--all", "--before", "2026-01-31T12:00:00"),
         ("cutoff", "--all", "--before", "noon"),
         ("tree",),
+        ("biscuit", "revoke", "--family", "--block", "1", "x"),
+        ("biscuit", "revoke", "--id", "00", "x"),
+        ("biscuit", "revoke", "--block", "-1", "x"),
+        ("inspect", "a.b.c", "--policy", "x"),
     ],
 )
 def test_a_wrong_use_is_explained(words: tuple[str, ...]) -> None:
@@ -146,7 +152,12 @@ REPLICA = {"COUNTERMAND_API_KEY": "key", "COUNTERMAND_PIN": str(Signer().pin)}
 def without(module: str, path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a verb where `module` is not installed."""
     (path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
-    return countermand(*words, PYTHONPATH=str(path), **REPLICA)
+    return countermand(*words, PYTHONPATH=first(path), **REPLICA)
+
+
+def first(path: Path) -> str:
+    """Return a way by which Python finds what is in `path`, and then what it finds now."""
+    return os.pathsep.join(filter(None, (str(path), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +167,7 @@ def without(module: str, path: Path, *words: str) -> "subprocess.CompletedProces
         ("sqlalchemy", ("up", "--port", "0"), "server"),
         ("aiohttp", ("gateway", *GUARDING, "--upstream", "http://127.0.0.1:1"), "gateway"),
         ("prometheus_client", ("forward-auth", *GUARDING, "--metrics-port", "1"), "metrics"),
+        ("biscuit_auth", ("inspect", "A" * 200), "biscuit"),
     ],
 )
 def test_without_an_extra_the_command_says_what_to_install(
@@ -166,8 +178,39 @@ def test_without_an_extra_the_command_says_what_to_install(
     assert done.stderr == f"countermand: {module} is not installed: pip install 'countermand[{extra}]'\n"
 
 
+@pytest.mark.parametrize("module", ["prometheus_client", "biscuit_auth"])
 @pytest.mark.parametrize("verb", [("forward-auth",), ("gateway", "--upstream", "http://127.0.0.1:1")])
-def test_what_nobody_asks_for_need_not_be_installed(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    done = without("prometheus_client", tmp_path, *verb, *GUARDING, "--host", "192.0.2.1")
+def test_what_nobody_asks_for_need_not_be_installed(tmp_path: Path, verb: tuple[str, ...], module: str) -> None:
+    done = without(module, tmp_path, *verb, *GUARDING, "--host", "192.0.2.1")
     assert done.returncode == 2
     assert "cannot be listened on" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [("forward-auth",), ("gateway", "--upstream", "http://127.0.0.1:1")])
+def test_where_biscuits_are_to_pass_what_is_missing_is_said(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    (tmp_path / "policy").write_text("allow if true;")
+    words = (*verb, *GUARDING, "--biscuit-keys", f"ed25519/{'00' * 32}", "--biscuit-policy", str(tmp_path / "policy"))
+    done = without("biscuit_auth", tmp_path, *words)
+    assert done.returncode == 2
+    assert done.stderr == "countermand: biscuit_auth is not installed: pip install 'countermand[biscuit]'\n"
+
+
+async def test_biscuits_are_revoked_where_their_library_is_not_installed(tmp_path: Path) -> None:
+    async with ServerProcess(tmp_path, environ={"COUNTERMAND_BISCUIT_KEYS": ROOT_KEYS}) as server:
+        (tmp_path / "biscuit_auth.py").write_text("raise ModuleNotFoundError('none', name='biscuit_auth')\n")
+        for words in (("--id", plain_id()), (mint("a(1);"),)):
+            done = await in_a_thread(
+                *("biscuit", "revoke", *words, "--data-dir", server.data.path), PYTHONPATH=first(tmp_path)
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert " is revoked: entry " in done.stdout
+
+
+def test_every_verb_has_its_help() -> None:
+    helped = countermand("biscuit", "revoke", "--help")
+    assert helped.returncode == 0
+    assert "the tokens from which it derives go on" in " ".join(helped.stdout.split())
+    inspected = " ".join(countermand("inspect", "--help").stdout.split())
+    assert "a text in it may look like statements" in inspected
+    for option in ("--raw-input", "--public-key", "--policy", "--fact"):
+        assert option in inspected
