@@ -10,6 +10,7 @@ import biscuit_auth
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.text import Text
 
 from countermand.cli.blocks import (
@@ -95,6 +96,17 @@ def test_no_line_of_a_token_passes_for_one_of_ours(frame: str, before: str) -> N
     assert [line for line in lines if line in FRAMES] == [line for line in honest if line in FRAMES]
     assert len(lines) == len(honest)
     assert sum(line.startswith("user(") for line in lines) == 1
+
+
+@given(st.integers(6, 90), st.text(st.sampled_from("a= 漢字"), max_size=90), st.sampled_from(FRAMES[:-1]))
+def test_no_line_that_a_terminal_breaks_begins_as_ours_do(width: int, before: str, frame: str) -> None:
+    findings = find(parse_biscuit(mint("user({name})", name=f"{before}{frame}{before}{frame}")), None, None)
+    lines = list(map(str, told(findings, width)))
+    code = lines[2 : lines.index("== Revocation id ==") - 1]
+    assert max(map(cell_len, code)) <= width
+    assert code[0].startswith("us")
+    assert all(line.startswith("    ") for line in code[1:])
+    assert "".join([code[0], *(line[4:] for line in code[1:])]) == "".join(code_lines(findings.blocks[0].written.code))
 
 
 def test_a_name_of_a_fact_passes_for_no_line_of_ours_either() -> None:

@@ -1,6 +1,8 @@
 """The command line put together. Each verb is a function in the module of its subject; errors are a line and a code."""
 
+import io
 import logging
+import sys
 from typing import Any, Final
 
 import typer
@@ -75,6 +77,9 @@ def run() -> None:
     """Run the verb that was typed. An error of ours becomes one line."""
     handler = RichHandler(console=err, show_path=False)
     handler.addFilter(mark_request)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal has no letter for is no failure
     logging.basicConfig(level=logging.WARNING, format="%(message)s%(request)s", handlers=[handler])
     try:
         app()

@@ -175,7 +175,7 @@ def _named(block: int | None) -> str:
 
 def _told(what: str, answer: Mapping[str, Any], above: str) -> str:
     if answer.get("dry_run"):
-        unknown = "would reach what cannot be counted: no Biscuits are kept here"
+        unknown = "would reach what cannot be counted: whoever has one can derive others"
         return f"revoking {what} {unknown}, as of entry {answer['seq']}"
     kept = ""
     if "expires_at" in answer:

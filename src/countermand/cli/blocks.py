@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
+from rich.cells import chop_cells
 from rich.text import Text
 
 from countermand.cli.following import following, knows
 from countermand.cli.knowing import Knowledge, cut_off_with_everyone, look
-from countermand.cli.terminal import moment, printable, run, say, say_json, span, without_tokens
+from countermand.cli.terminal import moment, out, printable, run, say, say_json, span, without_tokens
 from countermand.cli.tokens import DOES_NOT_HOLD, HOLDS, NOT_CHECKED, Proof
 from countermand.errors import (
     BadTokenSignatureError,
@@ -52,6 +53,7 @@ _WHY: Final = {
     Refusal.POLICIES: "no policy allows it, or the first that matches denies it",
     Refusal.LIMITS: "it took too long",
 }
+_INDENT: Final = "    "
 _SKIPPED: Final = "🙈 Public key check skipped 🔑"
 _NOT_ASKED: Final = "🙈 Datalog check skipped 🛡️"
 _NO_AUTHORITY: Final = "🙈 Revocation check skipped: no authority has run here, and COUNTERMAND_URL names none"
@@ -137,7 +139,7 @@ def inspect_biscuit(
     if as_json:
         say_json(findings.to_json())
     else:
-        say(*told(findings))
+        say(*told(findings, out.width if out.is_terminal else None))
     return findings.knowledge is None or findings.knowledge.is_fresh
 
 
@@ -223,12 +225,18 @@ def _canonical(id_: str) -> str | None:
         return None
 
 
-def told(findings: Findings) -> Iterator[str | Text]:
-    """Yield the lines: the blocks in the layout that Biscuit's own command line has, then what came of the checks."""
+def told(findings: Findings, width: int | None = None) -> Iterator[str | Text]:
+    """Yield the lines: the blocks in the layout that Biscuit's own command line has, then what came of the checks.
+
+    On a terminal of `width`, code goes on behind an indent where it would begin another line there.
+    """
     for number, block in enumerate(findings.blocks):
         yield f"Block n°{number}:" if number else "Authority block:"
         yield "== Datalog =="
-        yield from code_lines(block.written.code)
+        for line in code_lines(block.written.code):
+            first, *more = [line] if width is None else chop_cells(line, max(width - len(_INDENT), 2))
+            yield first
+            yield from (f"{_INDENT}{rest}" for rest in more)
         yield ""
         yield "== Revocation id =="
         yield block.written.revocation_id

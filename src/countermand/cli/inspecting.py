@@ -91,7 +91,7 @@ def inspect(
 
     It says whether the claims are proven, and decides nothing: a token may have expired, or be forged. The code of a
     block is shown as the token writes it: a text in it may look like statements. Exits 3 where the log cannot be known
-    now.
+    now; a Biscuit is shown without an authority, too.
     """
     text = read_token(token, raw=raw_input)
     if is_biscuit(text):
