@@ -11,7 +11,6 @@ COUNTERMAND_BISCUIT_KEYS      root keys of Biscuits, by commas              no B
 COUNTERMAND_DATABASE_URL      a Postgres for what the authority knows      a file in the data directory
 COUNTERMAND_REDIS_URL         where the authority publishes the log         nowhere: it is followed over HTTP
 COUNTERMAND_STREAM_HMAC_KEY   hex keys that sign messages, by commas        messages are not signed
-COUNTERMAND_BISCUIT_KEYS      root keys of Biscuits that are revoked here   no token of that kind is verified
 COUNTERMAND_REVOKED_IDS       a list of revoked ids, for a static store     none: such a store is refused
 COUNTERMAND_REVOKED_IDS_FILE  a file that holds one, in its place           none
 """
