@@ -48,10 +48,14 @@ async def test_what_is_left_out_is_not_sent() -> None:
         await AuthorityClient(client).revoke("session", "ses_1")
         await AuthorityClient(client).revoke("token", "j", "why", issuer="https://idp.example", dry_run=True)
         await AuthorityClient(client).cut_off("all")
+        await AuthorityClient(client).revoke_biscuit("En0K")
+        await AuthorityClient(client).revoke_biscuit("En0K", 0, "why", dry_run=True)
     assert sent == [
         {"kind": "session", "id": "ses_1"},
         {"kind": "token", "id": "j", "reason": "why", "issuer": "https://idp.example", "dry_run": True},
         {"target": "all"},
+        {"token": "En0K"},
+        {"token": "En0K", "block": 0, "reason": "why", "dry_run": True},
     ]
 
 

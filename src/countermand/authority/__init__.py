@@ -13,6 +13,7 @@ lineage      what rests on what: every anchor, locked and checked with all its a
 exchange     who may act by what: from a mandate to the one that it is exchanged for
 own_session  the session on which an application acts for itself
 cascade      what a revocation reaches
+registered   Biscuits that applications have registered, ended with what they are for
 listing      lists of anchors and entries: along one index, a page at a time
 once         requests that come twice, and are done once
 checks       what callers give, checked before a transaction begins
@@ -41,7 +42,10 @@ reading      use cases: one of each, lists, the tree, the ledger
 minting      use cases: mandates, on a session, for an application itself, or in exchange
 revoking     use cases: revocations and cutoffs, and what they would end
 sweeping     use cases: revocations by filter
-presenting   use cases: mandates that are shown, to be ended by their holder or looked at
+biscuits     use cases: Biscuits, revoked by id or by token
+registering  use cases: Biscuits, registered for what they are to end with
+export       use cases: the list of revoked Biscuits, for other verifiers
+presenting   use cases: tokens that are shown, to be ended by their holder or, mandates, looked at
 cleaning     what has ended long ago, taken away
 descendants  who is still to be told that they were revoked
 service      all of these put together

@@ -14,8 +14,8 @@ class Role(StrEnum):
     """What a caller may do.
 
     A reader reads everything under /v1, and no secret; an operator also revokes, cuts off and closes grants. An
-    administrator may do everything but act as an application. A replica reads the log and nothing else, an application
-    asks for mandates.
+    administrator may do everything but act as an application. A replica reads what is revoked and nothing else, an
+    application asks for mandates and registers Biscuits of its own.
     """
 
     READER = "reader"

@@ -82,7 +82,7 @@ class AuthorityClient:
         Raises:
             UnknownTokenKeyError: it has no key with which to verify it, and nothing was done.
         """
-        body = {"token": token, "block": block} | _given(reason=reason, dry_run=dry_run)
+        body = {"token": token} | ({} if block is None else {"block": block}) | _given(reason=reason, dry_run=dry_run)
         return await self._call("POST", "/v1/biscuit/revocations", "seq", "reach", json=body, **_waiting(wait_s))
 
     async def close_grant(self, id_: str) -> dict[str, Any]:
