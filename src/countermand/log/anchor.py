@@ -9,7 +9,7 @@ Source: docs/protocol.md, "Anchor".
 import hashlib
 import re
 from binascii import a2b_hex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, Self
@@ -63,6 +63,8 @@ PREFIXES: Final = {
 
 _KINDS_BY_NUMBER = {int(kind): kind for kind in Kind}
 _KIND_BYTES = [bytes((number,)) for number in range(len(Kind) + 1)]
+_BISCUIT: Final = _KIND_BYTES[Kind.BISCUIT]
+_NO_ISSUER: Final = (0).to_bytes(4)
 _KINDS_BY_PREFIX = {prefix: kind for kind, prefix in PREFIXES.items()}
 _OWN_ID_CHARS = 36
 _PREFIX_CHARS = 4
@@ -254,3 +256,34 @@ class Anchors:
             targets = tuple(_cutoff_targets(self.path))
             object.__setattr__(self, "_targets", targets)
         return targets
+
+
+class BiscuitAnchors(Anchors):
+    """The same of a Biscuit, by its revocation ids in their canonical form, the authority block's first.
+
+    A token that comes for the first time is asked about by its keys. What they are the keys of is worked out only when
+    somebody asks for it, which is when one of them is revoked.
+    """
+
+    __slots__ = ("_ids", "_path")
+    _ids: Sequence[str]
+    _path: tuple[Anchor, ...]
+    rev = None
+    cutoff_targets = ((_EVERYONE, _EVERYONE.key),)
+    """That of everyone: nobody knows by whom a Biscuit was issued, and a subject is its issuer's word."""
+
+    def __init__(self, ids: Sequence[str], issued_at_s: float | None) -> None:
+        keep = object.__setattr__
+        keep(self, "keys", tuple([_BISCUIT + hashlib.sha256(_NO_ISSUER + id_.encode()).digest() for id_ in ids]))
+        keep(self, "issued_at_s", issued_at_s)
+        keep(self, "_ids", ids)
+
+    @property
+    def path(self) -> tuple[Anchor, ...]:
+        """See Anchors."""
+        try:
+            return self._path
+        except AttributeError:
+            path = tuple([Anchor(Kind.BISCUIT, id_) for id_ in self._ids])
+            object.__setattr__(self, "_path", path)
+            return path

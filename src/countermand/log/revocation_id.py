@@ -12,6 +12,8 @@ from typing import Final
 from countermand.errors import MalformedError
 
 ED25519_BYTES: Final = 64
+ED25519_DIGITS: Final = 2 * ED25519_BYTES
+"""In hex. An id of so many is canonical as soon as they are in lower case."""
 MAX_ID_BYTES: Final = 72
 """A DER signature over P-256 has at most so many."""
 
@@ -41,7 +43,7 @@ def canonical_id(signature: bytes) -> str:
 
 def twins(id_: str) -> tuple[str, ...]:
     """Return every form, in lower-case hex, that the id with this canonical form can take; that one first."""
-    if len(id_) == 2 * ED25519_BYTES:
+    if len(id_) == ED25519_DIGITS:
         return (id_,)
     r, s = _parse_der(bytes.fromhex(id_))
     return id_, _to_der(r, _ORDER - s).hex()

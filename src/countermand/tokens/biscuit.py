@@ -21,8 +21,8 @@ from countermand.errors import (
     MalformedTokenError,
     UnknownTokenKeyError,
 )
-from countermand.log.anchor import Anchor, Anchors, Kind
-from countermand.log.revocation_id import canonical_id
+from countermand.log.anchor import Anchors, BiscuitAnchors
+from countermand.log.revocation_id import ED25519_DIGITS, canonical_id
 from countermand.tokens.blocks import Block, ends_at_s, read_blocks
 from countermand.tokens.work import AUTHORIZER_FACTS, MAX_WORK, work
 
@@ -164,7 +164,7 @@ class Biscuit:
 
     def anchors(self) -> Anchors:
         """Return all by which it can be revoked."""
-        return Anchors(tuple(Anchor(Kind.BISCUIT, id_) for id_ in self.revocation_ids), self.issued_at_s)
+        return BiscuitAnchors(self.revocation_ids, self.issued_at_s)
 
     def written_blocks(self) -> tuple[WrittenBlock, ...]:
         """Return its blocks as they are written. Raises: MalformedTokenError, where one cannot be read."""
@@ -221,7 +221,7 @@ def verify_biscuit(
         scopes=frozenset(_said(blocks[0], "scope", str)),
         issued_at_s=issued[0] if len(issued) == 1 else None,
         expires_at_s=ends_at_s(blocks, len(blocks) - 1),
-        revocation_ids=_revocation_ids(token),
+        revocation_ids=revocation_ids(token),
         token=token,
         _blocks=blocks,
     )
@@ -239,9 +239,11 @@ def _verified(unverified: UnverifiedBiscuit, keys: RootKeys) -> biscuit_auth.Bis
     raise BadTokenSignatureError("a signature of the Biscuit does not hold")
 
 
-def _revocation_ids(token: biscuit_auth.Biscuit) -> tuple[str, ...]:
+def revocation_ids(token: biscuit_auth.Biscuit) -> tuple[str, ...]:
+    """Return the ids of a token that the library has verified, canonical. Raises: MalformedTokenError."""
+    ids = _ask(lambda: token.revocation_ids)  # in lower-case hex
     try:
-        return tuple(canonical_id(bytes.fromhex(id_)) for id_ in _ask(lambda: token.revocation_ids))
+        return tuple([id_ if len(id_) == ED25519_DIGITS else canonical_id(bytes.fromhex(id_)) for id_ in ids])
     except MalformedError:
         raise MalformedTokenError("a signature of the Biscuit is of a kind that is not known here") from None
 

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from countermand.errors import InvalidValueError, LogError, MalformedError, UnknownKindError
-from countermand.log.anchor import MAX_TEXT_BYTES, PREFIXES, Anchor, Kind, anchor_key, kind_numbered, kind_of, own_id
+from countermand.log.anchor import (
+    MAX_TEXT_BYTES,
+    PREFIXES,
+    Anchor,
+    Anchors,
+    BiscuitAnchors,
+    Kind,
+    anchor_key,
+    kind_numbered,
+    kind_of,
+    own_id,
+)
 from countermand.log.chain import LogId
 from countermand.log.checkpoint import Pin
 from tests.signer import KEY, LOG_ID, OTHER_KEY
@@ -181,3 +192,17 @@ ONE = str(Pin.of(LOG_ID, KEY.public_key()))
 def test_any_other_text_is_no_pin(text: str) -> None:
     with pytest.raises(MalformedError):
         Pin.parse(text)
+
+
+@given(st.lists(st.binary(min_size=64, max_size=72).map(bytes.hex), max_size=5), st.none() | st.integers(0, 2**40))
+def test_the_anchors_of_a_biscuit_are_those_of_its_ids(ids: list[str], issued_at_s: int | None) -> None:
+    anchors = BiscuitAnchors(tuple(ids), issued_at_s)
+    plain = Anchors(tuple(Anchor(Kind.BISCUIT, id_) for id_ in ids), issued_at_s)
+
+    assert anchors.keys == plain.keys
+    assert anchors.path == plain.path
+    assert anchors.path is anchors.path
+    assert anchors.cutoff_targets == plain.cutoff_targets
+    assert (anchors.issued_at_s, anchors.rev) == (plain.issued_at_s, None)
+    assert hash(anchors) == hash(plain)
+    assert anchors == BiscuitAnchors(tuple(ids), issued_at_s)
