@@ -9,6 +9,7 @@ from bench import (
     adapters,
     apply,
     ask,
+    biscuit,
     cascade,
     catch_up,
     cold_start,
@@ -69,6 +70,7 @@ def _measure_decisions() -> Iterator[list[Row]]:
         yield decide.measure(log, peers)
     yield adapters.measure(log)
     yield ask.measure(log)
+    yield biscuit.measure(log)
 
 
 main()
