@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from tests.vectors.biscuit import biscuits
 from tests.vectors.reference import (
     AUDIT,
     CHECKPOINT,
@@ -509,6 +510,7 @@ FILES: Final = {
     "events": events,
     "hmac": signatures,
     "audit": audits,
+    "biscuit": biscuits,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from countermand.errors import LogError
+from countermand.errors import LogError, TokenError
 from countermand.log import codec, feed, wire
 from countermand.log.anchor import Anchor, Kind, Rev, anchor_key
 from countermand.log.audit import audit_genesis, next_audit_link, parse_chained, parse_line, to_line
@@ -18,14 +18,16 @@ from countermand.log.entry import Entry
 from countermand.log.feed import FeedParser
 from countermand.log.hmac import signature_holds, stream_signature
 from countermand.log.keyset import parse_keyset, sign_keyset
+from countermand.log.revocation_id import canonical_id, parse_revocation_id, twins
 from countermand.log.revoked import NEVER, RevokedSet
 from countermand.log.snapshot import SnapshotReader, make_snapshot
 from countermand.log.state import LogState
 from countermand.log.succession import Succession
+from countermand.tokens.biscuit import RootKeys, parse_biscuit, verify_biscuit
 from tests.vectors import make
 
 HERE = Path(__file__).parent
-ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, KEYSET, SUCCESSION, SNAPSHOT, FIELDS, EVENTS, HMAC, AUDIT = (
+ANCHOR, ENTRY, CHAIN, CHECKPOINT, PIN, KEYSET, SUCCESSION, SNAPSHOT, FIELDS, EVENTS, HMAC, AUDIT, BISCUIT = (
     json.loads((HERE / f"{name}.json").read_text("utf-8")) for name in make.FILES
 )
 
@@ -310,3 +312,37 @@ def test_the_links_of_the_audit() -> None:
 @each(AUDIT["refused"])
 def test_refused_audit_rows(vector: Vector) -> None:
     refuses(vector["code"], lambda: parse_chained(vector["row"]))
+
+
+# biscuit.json
+
+
+@each(BISCUIT["biscuits"])
+def test_biscuits(vector: Vector) -> None:
+    biscuit = verify_biscuit(parse_biscuit(vector["token"]), RootKeys.parse(vector["root_keys"]))
+    assert list(biscuit.revocation_ids) == vector["canonical_ids"]
+    assert biscuit.revocation_ids == tuple(parse_revocation_id(id_) for id_ in vector["ids"])
+    assert [biscuit.ends_at_s(block) for block in range(len(vector["ids"]))] == vector["ends_at_s"]
+    assert biscuit.expires_at_s == vector["ends_at_s"][-1]
+    assert (biscuit.subject, sorted(biscuit.scopes)) == (vector["subject"], vector["scopes"])
+    assert (biscuit.issued_at_s, biscuit.key_id) == (vector["issued_at_s"], vector["key_id"])
+
+
+@each(BISCUIT["refused"])
+def test_refused_biscuits(vector: Vector) -> None:
+    with pytest.raises(TokenError) as refusal:
+        verify_biscuit(parse_biscuit(vector["token"]), RootKeys.parse(vector["root_keys"]))
+    assert refusal.value.code == vector["code"]
+
+
+@each(BISCUIT["revocation_ids"])
+def test_revocation_ids(vector: Vector) -> None:
+    assert canonical_id(bytes.fromhex(vector["id"])) == vector["canonical_id"]
+    assert list(twins(vector["canonical_id"])) == vector["twins"]
+    for form in vector["twins"]:
+        assert parse_revocation_id(form.upper()) == vector["canonical_id"]
+
+
+@each(BISCUIT["refused_ids"])
+def test_refused_revocation_ids(vector: Vector) -> None:
+    refuses(vector["code"], lambda: parse_revocation_id(vector["id"]))
