@@ -35,7 +35,7 @@ Json = dict[str, Any]
 ABOUT: Final = (
     "Biscuits signed with fixed keys. `token` is what a request brings, `root_keys` is what the verifier knows. "
     "`ids` are the signatures as they stand in the token, `canonical_ids` what is looked up; `twins` are all forms of "
-    "one id. `ends_at_s` is for each block the second from which on nothing that carries its id can pass, null for never. "
+    "one id. `ends_at_s` is for each block the second from which on nothing that carries its id can pass, or null. "
     "Subject, scopes and time of issue are those of the authority block's facts alone."
 )
 _AUTHORITY: Final = (
