@@ -119,7 +119,7 @@ class AuthoritySettings:
             environ.get("COUNTERMAND_DATABASE_URL") or None,
             _hmac_keys(environ.get("COUNTERMAND_STREAM_HMAC_KEY", "")),
             _whole_number(environ, "COUNTERMAND_RETENTION_DAYS", DEFAULT_RETENTION_DAYS),
-            environ.get("COUNTERMAND_BISCUIT_KEYS") or None,
+            biscuit_keys(None, environ),
         )
 
 

@@ -20,7 +20,7 @@ from countermand.authority.database import Database
 from countermand.authority.heartbeat import Change, Heartbeat
 from countermand.authority.ledger import Ledger
 from countermand.authority.model import NOTHING, Preview, Revocation
-from countermand.authority.registered import mark, until_ms
+from countermand.authority.registered import expiry_of, mark, until_ms
 from countermand.authority.views import revocation_of
 from countermand.errors import InvalidValueError, TokenError, UnknownTokenKeyError
 from countermand.log.anchor import Kind
@@ -136,8 +136,7 @@ class Biscuits:
             known = await self._ledger.find_lasting(connection, Kind.BISCUIT, {id_, *enough}, lasts_ms)
             if known is not None:
                 return Change.none(revocation_of(known, NOTHING, is_new=False))
-            least_ms = await self._ledger.expiry(connection, now_ms)
-            expires_at_ms = None if lasts_ms is None else max(lasts_ms, least_ms)
+            expires_at_ms = expiry_of(lasts_ms, now_ms, await self._ledger.retention_ms(connection))
             draft = Draft(kind=Kind.BISCUIT, id=id_, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason)
             return Change(lambda entries: revocation_of(entries[0], NOTHING), (draft,))
 

@@ -153,8 +153,12 @@ class Ledger:
 
     async def expiry(self, connection: AsyncConnection, now_ms: int) -> int:
         """Return when an entry made now may be forgotten: every mandate that it ends has expired by then."""
+        return now_ms + await self.retention_ms(connection)
+
+    async def retention_ms(self, connection: AsyncConnection) -> int:
+        """Return how long an entry is kept."""
         longest_s: int = (await connection.execute(select(tables.log.c.longest_mandate_s))).scalar_one()
-        return now_ms + retention_ms(longest_s, LEEWAY_S)
+        return retention_ms(longest_s, LEEWAY_S)
 
     def remember(self, committed: Iterable[Candidate]) -> None:
         """Keep the newest entries at hand: all who follow ask for them at once."""

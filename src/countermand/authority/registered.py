@@ -53,6 +53,17 @@ def until_ms(ends_ms: int | None) -> int | None:
     return None if ends_ms is None or ends_ms + _MARGIN_MS > MAX_MS else ends_ms + _MARGIN_MS
 
 
+def expiry_of(lasts_ms: int | None, now_ms: int, retention_ms: int) -> int | None:
+    """Return when an entry made now may be forgotten that must last until `lasts_ms`, as `until_ms` says it.
+
+    That is when one may be that is made an hour before all has ended that it ends.
+    """
+    if lasts_ms is None:
+        return None
+    expires_at_ms = max(now_ms, lasts_ms - _MARGIN_MS - HOUR_MS) + retention_ms
+    return expires_at_ms if expires_at_ms <= MAX_MS else None
+
+
 def gate_of(target: str) -> str:
     """Return the name that a cutoff for `target` locks, and shared who registers what that would end."""
     return f"biscuits:{target}"
@@ -244,13 +255,13 @@ class Registered:
         ended = update(tables.biscuits).where(_BISCUITS.number.in_([row.number for row in rows]))
         await connection.execute(ended.values(revoked_at_ms=now_ms))
         known = await _known(connection, [row.id for row in rows])
-        least_ms = await self._ledger.expiry(connection, now_ms)
+        retention_ms = await self._ledger.retention_ms(connection)
         drafts = []
         for row in rows:
             lasts_ms = until_ms(row.expires_at_ms)
             if row.id in known and _lasts_as_long(known[row.id], lasts_ms):
                 continue
-            expires_at_ms = None if lasts_ms is None else max(lasts_ms, least_ms)
+            expires_at_ms = expiry_of(lasts_ms, now_ms, retention_ms)
             drafts.append(Draft(kind=Kind.BISCUIT, id=row.id, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason))
         return drafts
 

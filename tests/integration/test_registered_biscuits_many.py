@@ -1,0 +1,218 @@
+"""Many registered Biscuits: ended page by page, whatever happens between; and what is lost with a database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import select
+
+from countermand.authority import registered, tables
+from countermand.authority.ledger import DAY_MS
+from countermand.authority.model import Filter
+from countermand.authority.registered import LEFT_MS, PAGE
+from countermand.errors import BusyError, NotActiveError, UnconfirmedError
+from countermand.log.anchor import EVERYONE, Kind
+from countermand.log.entry import Entry
+from tests.backups import Memory, back_up
+from tests.integration.biscuits import plain_id
+from tests.integration.registering import Scene, fill, revoked_in
+from tests.integration.restoring import remembering, reopened
+from tests.integration.rooms import NOW_MS, Rooms, process_on
+from tests.running import PROOF
+
+pytestmark = pytest.mark.anyio
+
+End = Callable[["Scene"], Awaitable[Any]]
+
+
+@pytest.fixture
+async def scene(rooms: Rooms) -> Scene:
+    return await Scene(rooms).open()
+
+
+# Many
+
+
+@pytest.mark.parametrize("extra", [0, 1, PAGE, PAGE + 7])
+async def test_a_thousand_end_in_the_first_transaction_and_the_rest_before_the_answer(scene: Scene, extra: int) -> None:
+    anchor = f"session:{scene.session.id}"
+    ids = await fill(scene.rooms, anchor, PAGE + extra)
+    done = await scene.revoking.revoke(Kind.SESSION, scene.session.id)
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+    assert (done.reach.counts[Kind.BISCUIT], done.last_seq) == (len(ids), len(ids) + 1)
+    async with scene.rooms.database.read() as connection:
+        assert (await connection.execute(select(tables.biscuit_jobs))).all() == []
+
+
+async def test_a_filter_ends_those_of_many_sessions_and_of_one_that_has_many(scene: Scene) -> None:
+    sizes = {scene.session: 600, scene.above: 300, scene.bobs: 1_500, scene.beside: 3}
+    ids = [id_ for one, size in sizes.items() for id_ in await fill(scene.rooms, f"session:{one.id}", size)]
+    done = await scene.rooms.service.sweeping.revoke(Filter(kind=Kind.SESSION, label="mine"))
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+    assert (done.count, done.reach.counts[Kind.BISCUIT], done.last_seq) == (4, len(ids), len(ids) + 4)
+
+
+async def test_what_a_crash_leaves_is_resumed_by_some_process(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = await fill(scene.rooms, f"session:{scene.session.id}", 3 * PAGE)
+    await _crash_behind(scene, 1, monkeypatch)
+    assert len(await revoked_in(scene.rooms)) == 2 * PAGE
+    other = await process_on(scene.rooms.database, scene.rooms.data, scene.rooms.clock)
+    assert await other.service.registered.resume() == 0, "somebody may be at it"
+    scene.rooms.clock.advance(LEFT_MS + 1)
+    assert await other.service.registered.resume() == PAGE
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+
+
+async def test_who_revokes_again_after_a_crash_is_answered_when_all_is_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await fill(scene.rooms, f"session:{scene.session.id}", 3 * PAGE)
+    await _crash_behind(scene, 0, monkeypatch)
+    again = await scene.revoking.revoke(Kind.SESSION, scene.session.id)
+    assert (again.is_new, again.reach.counts[Kind.BISCUIT]) == (False, 2 * PAGE)
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+
+
+async def _crash_behind(scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Revoke, and let the database fail after the first transaction and so many pages."""
+    commit, left = scene.rooms.heartbeat.commit, [pages + 1]
+
+    async def failing(*arguments: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise BusyError("the database is gone")
+        return await commit(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.rooms.heartbeat, "commit", failing)
+        with pytest.raises(UnconfirmedError, match="not yet every Biscuit"):
+            await scene.revoking.revoke(Kind.SESSION, scene.session.id)
+
+
+async def test_what_is_left_of_a_cutoff_ends_nothing_that_was_registered_after_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await fill(scene.rooms, "subject:erin", PAGE + 3)
+
+    async def never(_anchors: object) -> registered.Rest:
+        return registered.Rest()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.rooms.service.registered, "finish", never)
+        await scene.revoking.cut_off("subject:erin")
+    await scene.rooms.service.registering.for_subject([plain_id()], scene.desk, "erin")
+    scene.rooms.clock.advance(LEFT_MS + 1)
+    assert await scene.rooms.service.registered.resume() == 3
+    assert sorted(await revoked_in(scene.rooms)) == sorted(before)
+
+
+# Races
+
+
+RACED: Final = {
+    "the session": lambda s: s.revoking.revoke(Kind.SESSION, s.session.id),
+    "a session above": lambda s: s.revoking.revoke(Kind.SESSION, s.above.id),
+    "a filter": lambda s: s.rooms.service.sweeping.revoke(Filter(kind=Kind.SESSION, subject="alice")),
+    "a cutoff for the subject": lambda s: s.revoking.cut_off("subject:alice"),
+    "a cutoff for everyone": lambda s: s.revoking.cut_off(EVERYONE),
+}
+
+
+@pytest.mark.parametrize("end", RACED.values(), ids=RACED)
+async def test_what_is_registered_while_it_ends_is_refused_or_ended(rooms: Rooms, end: End) -> None:
+    for round_ in range(30 if PROOF else 6):
+        scene = await Scene(rooms).open()
+        registering = [asyncio.ensure_future(_attempt(scene)) for _ in range(12)]
+        await asyncio.sleep(0) if round_ % 2 else await asyncio.wait(registering, return_when="FIRST_COMPLETED")
+        await end(scene)
+        taken = {id_ for id_ in await asyncio.gather(*registering) if id_ is not None}
+        assert taken <= set(await revoked_in(rooms))
+        with pytest.raises(NotActiveError):
+            await scene.register()
+
+
+async def _attempt(scene: Scene) -> str | None:
+    try:
+        [id_] = await scene.register()
+    except NotActiveError:
+        return None
+    return id_
+
+
+async def test_a_bare_id_that_is_revoked_while_its_session_is_has_one_entry(scene: Scene) -> None:
+    ids = await scene.register(count=20)
+    await asyncio.gather(
+        scene.revoking.revoke(Kind.SESSION, scene.session.id),
+        *(scene.revoking.revoke(Kind.BISCUIT, id_) for id_ in ids),
+        scene.revoking.cut_off("subject:alice"),
+    )
+    revoked = await revoked_in(scene.rooms)
+    assert sorted(revoked) == sorted(ids)
+
+
+async def test_the_same_biscuits_are_registered_and_ended_by_many_at_once(scene: Scene) -> None:
+    ids = [plain_id() for _ in range(30)]
+    registering = scene.rooms.service.registering
+    sessions = (scene.session, scene.bobs, scene.beside, scene.above)
+    done = await asyncio.gather(
+        *(registering.for_session(_turned(ids, turn), sessions[turn % 4].id) for turn in range(12))
+    )
+    assert sum(one.new for one in done) == 30
+    await asyncio.gather(*(scene.revoking.revoke(Kind.SESSION, one.id) for one in sessions))
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+
+
+def _turned(ids: Sequence[str], by: int) -> list[str]:
+    return [*ids[by:], *ids[:by]]
+
+
+# A restore
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+async def test_a_recovery_ends_what_a_lost_revocation_had_ended(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
+        scene = await Scene(old).open()
+        ends, cut, bare, good = [
+            (await scene.register(one))[0] for one in (scene.session, scene.bobs, scene.beside, scene.beside)
+        ]
+        back_up(old.data, tmp_path / "backup.db")
+        await scene.revoking.revoke(Kind.SESSION, scene.session.id)
+        await scene.revoking.cut_off("subject:bob")
+        await scene.revoking.revoke(Kind.BISCUIT, bare)
+    async with reopened(tmp_path, old, memory) as rooms:
+        rooms.clock.advance(60_000)
+        await rooms.service.recovery.recover(keep_sessions=True)
+        revoked = await revoked_in(rooms)
+        assert {ends, cut, bare} == set(revoked)
+        assert good not in revoked
+        with pytest.raises(NotActiveError):
+            await rooms.service.registering.for_session([bare], scene.beside.id)
+
+
+async def test_a_recovery_that_keeps_no_session_keeps_no_biscuit(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
+        ids = await (await Scene(old).open()).register(count=3)
+        back_up(old.data, tmp_path / "backup.db")
+        await old.append(2)
+    async with reopened(tmp_path, old, memory) as rooms:
+        await rooms.service.recovery.recover()
+        assert sorted(await revoked_in(rooms)) == sorted(ids)
+
+
+async def test_a_recovery_takes_a_longer_entry_for_another(tmp_path: Path, memory: Memory) -> None:
+    async with remembering(tmp_path, memory) as old:
+        id_ = plain_id()
+        await old.append_biscuits([id_], expires_at_ms=NOW_MS + 2 * DAY_MS)
+        back_up(old.data, tmp_path / "backup.db")
+        await old.service.revoking.revoke(Kind.BISCUIT, id_)
+    async with reopened(tmp_path, old, memory) as rooms:
+        await rooms.service.recovery.recover(keep_sessions=True)
+        entries = [Entry.parse(candidate.entry) for candidate in await rooms.candidates()]
+        assert [entry.expires_at_ms for entry in entries if entry.id == id_] == [NOW_MS + 2 * DAY_MS, None]
