@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import update
 
 from countermand.authority import export, tables
-from countermand.authority.export import PAGE
 from countermand.authority.ledger import DAY_MS, HOUR_MS
 from countermand.errors import DisputedError
 from countermand.log.anchor import Kind
@@ -79,8 +78,12 @@ async def test_another_authority_has_other_tags(tmp_path: Path, admin: Admin) ->
         assert (await their.http.get(PATH)).headers["etag"] != (await admin.http.get(PATH)).headers["etag"]
 
 
-async def test_the_order_is_that_of_the_ledger_and_no_page_is_lost_or_told_twice(rooms: Rooms) -> None:
-    ids = [plain_id() for _ in range(2 * PAGE + 1)]
+@pytest.mark.parametrize("count", [199, 200, 201])
+async def test_the_order_is_that_of_the_ledger_and_no_page_is_lost_or_told_twice(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(export, "PAGE", 100)
+    ids = [plain_id() for _ in range(count)]
     await rooms.append_biscuits(ids)
     assert await _listed(rooms) == ids
     assert await _listed(rooms) == ids

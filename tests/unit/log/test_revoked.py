@@ -153,6 +153,17 @@ def test_a_key_is_held_once_however_often_its_hour_grows() -> None:
     assert (len(revoked), revoked._seqs, revoked._extended) == (0, {}, set())
 
 
+def test_beyond_another_is_what_is_held_longer_and_each_key_once() -> None:
+    ours, theirs = RevokedSet(), RevokedSet()
+    only_ours, longer, alike, shorter, twice = (f"key {number}".encode() for number in range(5))
+    for held, hours in ((ours, (10, 20, 10, 10, 10, 20)), (theirs, (0, 10, 10, 20, 0, 10))):
+        for key, hour in zip((only_ours, longer, alike, shorter, twice, twice), hours, strict=True):
+            if hour:
+                held.add(key, 1, hour)
+    assert sorted(ours.beyond(theirs)) == [(only_ours, 10), (longer, 20), (twice, 20)]
+    assert list(theirs.beyond(ours)) == [(shorter, 20)]
+
+
 def test_it_says_whether_a_cutoff_is_in_force() -> None:
     revoked, other = RevokedSet(), RevokedSet()
     other.add_entry(Entry(1, 2, Kind.CUTOFF, "all", NOW_MS, expires_at_ms=10 * HOUR_MS))
