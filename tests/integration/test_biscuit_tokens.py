@@ -177,6 +177,14 @@ async def test_an_entry_lasts_as_one_that_is_made_an_hour_before_the_token_ends(
     assert (await rooms.service.reading.entry(again.seq)).expires_at_ms is None
 
 
+@pytest.mark.parametrize("last", ["9999-12-31T22:59:49Z", "9999-12-31T22:59:51Z", "9999-12-31T23:59:59Z"])
+async def test_an_entry_whose_end_has_no_name_is_never_forgotten_and_can_be_read(admin: Admin, last: str) -> None:
+    token = mint(f"check if time($time), $time < {last};")
+    made = await admin.make(PATH, token=token)
+    for entry in (await admin.read(f"revocations/{made['seq']}"), *await _entries(admin, ids_of(token)[-1])):
+        assert entry["expires_at"] in {None, "9999-12-31T23:59:59Z"}
+
+
 async def test_an_entry_lasts_no_shorter_than_any_other(rooms: Rooms) -> None:
     made = await rooms.service.biscuits.revoke_token(mint("check if time($time), $time < 2027-01-15T09:00:00Z;"))
     async with rooms.database.read() as connection:

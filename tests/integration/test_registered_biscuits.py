@@ -258,6 +258,14 @@ async def test_a_receipt_is_for_the_last_entry_that_came_with_it(admin: Admin) -
     assert answer["receipt"]["seq"] == answer["seq"] + 2
 
 
+async def test_one_that_passes_until_the_last_moment_that_can_be_written_is_never_forgotten(admin: Admin) -> None:
+    session, id_ = await admin.session(await admin.application()), plain_id()
+    await admin.make("biscuits", ids=[id_], session_id=session, expires_at="9999-12-31T23:59:59.999Z")
+    await admin.revoke("session", session)
+    [entry] = (await admin.read(f"revocations?kind=biscuit&id={id_}"))["items"]
+    assert entry["expires_at"] is None
+
+
 async def test_a_guard_rejects_what_ended_with_its_session_and_what_its_holder_has_ended(
     shared: Running, admin: Admin, desk: Client
 ) -> None:

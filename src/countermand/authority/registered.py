@@ -37,6 +37,8 @@ RESUME_S: Final = 5.0
 LEFT_MS: Final = 15_000
 """A job that nobody has touched for so long is left: longer than a write may take."""
 _MARGIN_MS: Final = LEEWAY_S * 1000 + HOUR_MS
+_LATEST_MS: Final = 253_402_300_799_999
+"""The last moment of the year 9999: no later one can be written by RFC 3339, in an answer or anywhere."""
 
 _BISCUITS: Final = tables.biscuits.c
 _ANCHORS: Final = tables.biscuit_anchors.c
@@ -50,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 def until_ms(ends_ms: int | None) -> int | None:
     """Return until when an entry must last for what passes until `ends_ms`; None: for ever."""
-    return None if ends_ms is None or ends_ms + _MARGIN_MS > MAX_MS else ends_ms + _MARGIN_MS
+    return None if ends_ms is None or ends_ms + _MARGIN_MS > _LATEST_MS else ends_ms + _MARGIN_MS
 
 
 def expiry_of(lasts_ms: int | None, now_ms: int, retention_ms: int) -> int | None:
