@@ -75,7 +75,23 @@ async def test_who_revokes_again_after_a_crash_is_answered_when_all_is_done(
     assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
 
 
-async def _crash_behind(scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_revokes_by_filter_again_after_a_crash_is_answered_when_all_is_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, which = (
+        await _fill(scene.rooms, f"session:{scene.session.id}", 3 * PAGE),
+        Filter(kind=Kind.SESSION, label="mine"),
+    )
+    await _crash_behind(scene, 0, monkeypatch, lambda s: s.rooms.service.sweeping.revoke(which))
+    again = await scene.rooms.service.sweeping.revoke(which)
+    assert (again.count, again.reach.counts) == (0, {Kind.BISCUIT: 2 * PAGE})
+    assert again.last_seq == (await scene.rooms.head()).rev.seq
+    assert sorted(await _revoked(scene.rooms)) == sorted(ids)
+
+
+async def _crash_behind(
+    scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatch, end: End = ENDS["the session"]
+) -> None:
     """Revoke, and let the database fail after the first transaction and so many pages."""
     commit, left = scene.rooms.heartbeat.commit, [pages + 1]
 
@@ -88,7 +104,7 @@ async def _crash_behind(scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(scene.rooms.heartbeat, "commit", failing)
         with pytest.raises(UnconfirmedError, match="not yet every Biscuit"):
-            await scene.revoking.revoke(Kind.SESSION, scene.session.id)
+            await end(scene)
 
 
 async def test_what_is_left_of_a_cutoff_ends_nothing_that_was_registered_after_it(

@@ -143,9 +143,16 @@ class Registered:
 
     async def finish(self, anchors: Collection[str]) -> Rest:
         """Do what is left of these anchors. Raises: UnconfirmedError, where it is not all done, and will be."""
+        return await self._finish_all(_JOBS.anchor.in_(anchors))
+
+    async def finish_of(self, kind: Kind) -> Rest:
+        """Do what is left of all anchors of a kind. Raises: as `finish`."""
+        return await self._finish_all(_JOBS.anchor.startswith(f"{kind.text}:", autoescape=True))
+
+    async def _finish_all(self, which: ColumnElement[bool]) -> Rest:
         rest = Rest()
         try:
-            for job in await self._jobs(_JOBS.anchor.in_(anchors)):
+            for job in await self._jobs(which):
                 rest = await self._finish(job, rest)
         except BusyError as error:
             raise UnconfirmedError(

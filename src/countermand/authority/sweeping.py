@@ -60,12 +60,12 @@ class Sweeping:
         check_reason(reason)
         place = _check(which, after)
 
-        async def work(connection: AsyncConnection) -> Change[tuple[Sweep, Sequence[str]]]:
+        async def work(connection: AsyncConnection) -> Change[Sweep]:
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
             found, next_ = await _find(connection, which, place, now_ms)
             rows = await _lock(connection, found)
             if not rows:
-                return Change.none((Sweep(0, None, None, NOTHING, cursor_of(next_)), ()))
+                return Change.none(Sweep(0, None, None, NOTHING, cursor_of(next_)))
             numbers = [row.number for row in rows]
             reach = await reach_of_many(connection, numbers, now_ms, ANSWERED)
             anchors = tables.anchors
@@ -77,13 +77,11 @@ class Sweeping:
                 Draft(kind=row.kind, id=row.id, at_ms=now_ms, expires_at_ms=expires_at_ms, reason=reason)
                 for row in rows
             ]
-            answer = partial(_sweep, len(drafts), reach, cursor_of(next_), ended.unfinished)
+            answer = partial(_sweep, len(drafts), reach, cursor_of(next_))
             return Change(answer, [*drafts, *ended.drafts])
 
-        sweep, unfinished = await self._heartbeat.commit(work, urgent=True)
-        if not unfinished:
-            return sweep
-        rest = await self._registered.finish(unfinished)
+        sweep = await self._heartbeat.commit(work, urgent=True)
+        rest = await self._registered.finish_of(which.kind)  # also what a step before, that failed, has left
         return replace(sweep, reach=with_biscuits(sweep.reach, rest.count), last_seq=rest.last_seq or sweep.last_seq)
 
     async def preview(self, which: Filter, after: str | None = None) -> SweepPreview:
@@ -110,11 +108,9 @@ def _check(which: Filter, after: str | None) -> int | None:
     return parse_cursor(after)
 
 
-def _sweep(
-    count: int, reach: Reach, place: str | None, unfinished: Sequence[str], entries: Sequence[Entry]
-) -> tuple[Sweep, Sequence[str]]:
+def _sweep(count: int, reach: Reach, place: str | None, entries: Sequence[Entry]) -> Sweep:
     reach = with_biscuits(reach, len(entries) - count)
-    return Sweep(count, entries[0].seq, entries[-1].seq, reach, place), unfinished
+    return Sweep(count, entries[0].seq, entries[-1].seq, reach, place)
 
 
 async def _find(
