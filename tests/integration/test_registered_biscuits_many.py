@@ -32,6 +32,27 @@ async def scene(rooms: Rooms) -> Scene:
     return await Scene(rooms).open()
 
 
+async def test_one_that_is_cleaned_away_while_it_is_registered_again_is_registered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, ids, attempts = registering._add, await scene.register(), 0
+
+    async def cleaned(connection: AsyncConnection, *arguments: Any) -> set[str]:
+        nonlocal attempts
+        attempts += 1
+        new = await add(connection, *arguments)
+        if attempts == 1:  # what registers saw it, and what cleans had locked it
+            await connection.execute(delete(tables.biscuit_anchors))
+            await connection.execute(delete(tables.biscuits))
+        return new
+
+    monkeypatch.setattr(registering, "_add", cleaned)
+    done = await scene.rooms.service.registering.for_session(ids, scene.bobs.id)
+    assert (done.new, attempts) == (0, 2), "it was done again"
+    await scene.revoking.revoke(Kind.SESSION, scene.bobs.id)
+    assert await _revoked(scene.rooms) == ids
+
+
 # Many
 
 

@@ -17,7 +17,7 @@ from countermand.authority import tables
 from countermand.authority.appending import Act
 from countermand.authority.audit import Audit
 from countermand.authority.checks import check_biscuit_id, check_name
-from countermand.authority.database import Database
+from countermand.authority.database import Database, RepeatableError
 from countermand.authority.ledger import Ledger
 from countermand.authority.lineage import Lineage, check_kind, load
 from countermand.authority.registered import gate_of
@@ -133,13 +133,20 @@ async def _add(connection: AsyncConnection, ids: Sequence[str], now_ms: int, exp
 
 
 async def _require_standing(connection: AsyncConnection, ids: Sequence[str]) -> dict[int, str]:
-    """Return the ids by their numbers, locked against who ends them. Raises: NotActiveError, where one has ended."""
+    """Return the ids by their numbers, locked against who ends them.
+
+    Raises:
+        NotActiveError: one has ended.
+        RepeatableError: one was cleaned away while this waited for it.
+    """
     query = select(tables.biscuits).where(_BISCUITS.id.in_(ids)).order_by(_BISCUITS.number).with_for_update()
     rows = (await connection.execute(query)).all()
     revoked = select(_ENTRIES.seq).where(_ENTRIES.id.in_(ids), _ENTRIES.kind == Kind.BISCUIT, _ENTRIES.issuer == "")
     known = (await connection.execute(revoked.limit(1))).first()
     if known is not None or any(row.revoked_at_ms is not None for row in rows):
         raise NotActiveError("one of these Biscuits has been revoked")
+    if len(rows) < len(ids):
+        raise RepeatableError("one of these Biscuits was cleaned away meanwhile")
     return {row.number: row.id for row in rows}
 
 
