@@ -208,6 +208,20 @@ def _turned(ids: Sequence[str], by: int) -> list[str]:
 # A restore
 
 
+async def test_a_recovery_takes_up_any_number_of_anchors(scene: Scene) -> None:
+    ids, rooms = await scene.register(count=3), scene.rooms
+    debts = [Debt(f"session:ses_{number:032x}", None, "") for number in range(70_000)]
+    debts.append(Debt(f"session:{scene.session.id}", None, "lost"))
+
+    async def owe(connection: AsyncConnection) -> None:
+        await rooms.service.registered.close(connection)
+        await rooms.service.registered.owe(connection, debts, NOW_MS)
+
+    await rooms.database.write(owe, alone=True)
+    assert (await rooms.service.registered.finish_all()).count == 3
+    assert sorted(await _revoked(rooms)) == sorted(ids)
+
+
 @pytest.fixture
 def memory() -> Memory:
     return Memory()

@@ -132,7 +132,7 @@ class Biscuits:
         async def work(connection: AsyncConnection) -> Change[Revocation]:
             await self._database.lock(connection, f"{Kind.BISCUIT.text}::{id_}")  # there may be no row to lock
             now_ms = await self._ledger.time(connection, self._clock().wall_ms)
-            await mark(connection, id_, now_ms)  # before the ledger is asked: whoever ends it too has written there
+            await mark(connection, [id_], now_ms)  # before the ledger is asked: whoever ends it too has written there
             known = await self._ledger.find_lasting(connection, Kind.BISCUIT, {id_, *enough}, lasts_ms)
             if known is not None:
                 return Change.none(revocation_of(known, NOTHING, is_new=False))

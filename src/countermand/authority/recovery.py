@@ -31,7 +31,7 @@ from countermand.authority.keysets import LaterKeysets
 from countermand.authority.ledger import Head, Ledger, read_head
 from countermand.authority.lineage import WORDS, Row
 from countermand.authority.model import Purpose, Recovered, Seen
-from countermand.authority.registered import Registered, mark
+from countermand.authority.registered import Debt, Registered, mark
 from countermand.authority.rotation import Rotation
 from countermand.authority.witnesses import TELL_S, Testimony, Told
 from countermand.errors import BusyError, DataError, InvalidValueError, LogError, TransportError, UnreachableError
@@ -139,7 +139,7 @@ class Recovery:
             )
             await self._rotation.refresh()
             self._heartbeat.sign_soon()
-            await self._registered.finish(_owed(found, keep_sessions=keep_sessions))
+            await self._registered.finish_all()
         return found.report(begun, is_cut_off=not keep_sessions)
 
     async def _ask(self, *, force: bool) -> _Heard:
@@ -250,13 +250,12 @@ class Recovery:
 
     async def _owe(self, connection: AsyncConnection, found: _Found, now_ms: int, *, keep_sessions: bool) -> None:
         """Mark Biscuits that are revoked, and note as jobs those that end with what is."""
-        for entry in found.lost:
-            if entry.kind is Kind.BISCUIT:
-                await mark(connection, entry.id, now_ms)
-            elif not entry.issuer:
-                await self._registered.owe(connection, _anchor(entry), _before_ms(entry), entry.reason, now_ms)
+        await self._registered.close(connection)  # before any of theirs is locked
+        await mark(connection, [entry.id for entry in found.lost if entry.kind is Kind.BISCUIT], now_ms)
+        debts = [Debt(_anchor(one), _before_ms(one), one.reason) for one in found.lost if not one.issuer]
         if not keep_sessions:
-            await self._registered.owe(connection, EVERYONE, None, "the ledger was recovered", now_ms)
+            debts.append(Debt(EVERYONE, None, "the ledger was recovered"))
+        await self._registered.owe(connection, debts, now_ms)
 
     async def _begin(self, connection: AsyncConnection, found: _Found, *, keep_sessions: bool) -> Change[None]:
         """Mark what is revoked, then lock the head and begin the generation; return what is to be appended to it."""
@@ -287,12 +286,6 @@ class Recovery:
             reason = f"the ledger was recovered: generation {succession.rev.generation}"
             steps.append(Draft(kind=Kind.CUTOFF, id=EVERYONE, at_ms=now_ms, expires_at_ms=None, reason=reason))
         return Change(lambda _entries: None, steps)
-
-
-def _owed(found: _Found, *, keep_sessions: bool) -> set[str]:
-    """Return what is revoked or cut off again, with whatever Biscuits were registered for it."""
-    owed = {_anchor(entry) for entry in found.lost if not entry.issuer}
-    return owed if keep_sessions else owed | {EVERYONE}
 
 
 def _anchor(entry: Entry) -> str:

@@ -71,10 +71,12 @@ def gate_of(target: str) -> str:
     return f"biscuits:{target}"
 
 
-async def mark(connection: AsyncConnection, id_: str, now_ms: int) -> None:
-    """Mark a Biscuit as revoked, if it is registered; wait for whoever else does."""
-    standing = update(tables.biscuits).where(_BISCUITS.id == id_, _BISCUITS.revoked_at_ms.is_(None))
-    await connection.execute(standing.values(revoked_at_ms=now_ms))
+async def mark(connection: AsyncConnection, ids: Sequence[str], now_ms: int) -> None:
+    """Mark Biscuits as revoked, those that are registered; wait for whoever else does."""
+    for start in range(0, len(ids), PAGE):
+        some = _BISCUITS.id.in_(ids[start : start + PAGE])
+        standing = update(tables.biscuits).where(some, _BISCUITS.revoked_at_ms.is_(None))
+        await connection.execute(standing.values(revoked_at_ms=now_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,15 @@ class Ended:
 
     drafts: Sequence[Draft] = ()
     unfinished: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """An anchor, or the target of a cutoff, that has ended, and whose Biscuits are still to be."""
+
+    anchor: str
+    before_ms: int | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +145,16 @@ class Registered:
         await self._database.lock(connection, gate_of(target))  # who registers waits, or is seen
         return await self._end(connection, [], [target], before_ms, reason, now_ms)
 
-    async def owe(
-        self, connection: AsyncConnection, anchor: str, before_ms: int | None, reason: str, now_ms: int
-    ) -> None:
-        """Note as a job what `end`, or for a target `end_before`, would end."""
-        await self._database.lock(connection, gate_of(anchor))
-        await _note(connection, anchor, 0, before_ms, reason, now_ms)
+    async def owe(self, connection: AsyncConnection, debts: Sequence[Debt], now_ms: int) -> None:
+        """Note as jobs what `end`, or for targets `end_before`, would end. The caller holds `close`."""
+        named = await _named(connection, [debt.anchor for debt in debts])
+        for debt in debts:
+            if debt.anchor in named:
+                await _note(connection, debt.anchor, 0, debt.before_ms, debt.reason, now_ms)
+
+    async def close(self, connection: AsyncConnection) -> None:
+        """Let nobody register until the transaction ends; who does already is waited for."""
+        await self._database.lock(connection, gate_of(EVERYONE))
 
     async def finish(self, anchors: Collection[str]) -> Rest:
         """Do what is left of these anchors. Raises: UnconfirmedError, where it is not all done, and will be."""
@@ -148,6 +163,10 @@ class Registered:
     async def finish_of(self, kind: Kind) -> Rest:
         """Do what is left of all anchors of a kind. Raises: as `finish`."""
         return await self._finish_all(_JOBS.anchor.startswith(f"{kind.text}:", autoescape=True))
+
+    async def finish_all(self) -> Rest:
+        """Do whatever is left. Raises: as `finish`."""
+        return await self._finish_all(true())
 
     async def _finish_all(self, which: ColumnElement[bool]) -> Rest:
         rest = Rest()
@@ -317,6 +336,15 @@ async def _sizes(connection: AsyncConnection, kind: Kind, ids: Sequence[str]) ->
     sized = select(anchor.label("anchor"), size).where(anchors.c.id.in_(ids)).subquery()
     found: Any = await connection.execute(select(sized).where(sized.c.size > 0))
     return [(anchor, size) for anchor, size in found]
+
+
+async def _named(connection: AsyncConnection, anchors: Sequence[str]) -> set[str]:
+    """Return those for which any are registered; everyone always."""
+    named = {EVERYONE}
+    for start in range(0, len(anchors), PAGE):
+        some = _ANCHORS.anchor.in_(anchors[start : start + PAGE])
+        named.update((await connection.execute(select(_ANCHORS.anchor).where(some).distinct())).scalars())
+    return named
 
 
 async def _note(
