@@ -157,13 +157,16 @@ async def test_a_list_that_cannot_be_read_whole_breaks_off_and_has_no_end(
             await admin.http.get(PATH)
 
 
-async def test_a_ledger_that_forgot_while_it_was_read_is_noticed(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", [{"seq": 1}, {"seq": 3, "generation": 2}], ids=["forgot", "was recovered"])
+async def test_a_ledger_that_forgot_while_it_was_read_is_noticed(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, head: dict[str, int]
+) -> None:
     monkeypatch.setattr(export, "PAGE", 1)
     await rooms.append_biscuits([plain_id(), plain_id()])
     pages = rooms.service.export.pages(await rooms.service.export.newest())
     await anext(pages)
     async with writing(rooms.database) as connection:
-        await connection.execute(update(tables.head).values(seq=1))
+        await connection.execute(update(tables.head).values(head))
     with pytest.raises(DisputedError):
         await anext(pages)
 

@@ -68,8 +68,9 @@ class Export:
 
 
 def _require(head: Head, listed: RevokedBiscuits) -> None:
-    """Refuse to read on in a ledger that has forgotten meanwhile. Raises: DisputedError."""
-    if head.require_undisputed().rev < listed.rev:
+    """Refuse to read on in a ledger that has forgotten meanwhile, or was recovered. Raises: DisputedError."""
+    rev = head.require_undisputed().rev
+    if rev < listed.rev or rev.generation != listed.rev.generation:
         raise DisputedError
 
 
