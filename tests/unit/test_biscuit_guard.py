@@ -19,6 +19,7 @@ from countermand.log.revocation_id import canonical_id
 from countermand.log.verdict import CLEAR, Revoked, Unknown
 from countermand.stores.memory import InMemoryRevocationStore
 from countermand.tokens.biscuit import MAX_ROOT_KEYS, RootKeys, parse_biscuit, verify_biscuit
+from countermand.tokens.work import AUTHORIZER_TEXT
 from tests.biscuits import (
     OTHER_ROOT,
     ROOT,
@@ -320,6 +321,24 @@ async def test_method_and_path_are_facts_over_asgi_and_wsgi(path: str) -> None:
     assert await method_and_path(path, 'allow if path("/another")') == [403, 403]
 
 
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+@pytest.mark.parametrize("method", ["delete", "Delete", "DELETE"])
+async def test_a_method_is_told_in_upper_case_as_apps_take_it(method: str) -> None:
+    assert await method_and_path("/", 'deny if method("DELETE"); allow if true', method=method) == [403, 403]
+    assert await method_and_path("/", 'allow if method("DELETE")', method=method) == [200, 200]
+
+
+@pytest.mark.parametrize("letter", ["a", "ä"])
+async def test_a_path_that_is_longer_than_a_token_was_weighed_for_is_refused(letter: str) -> None:
+    path = "/" + letter * ((AUTHORIZER_TEXT - 1) // len(letter.encode()))
+    assert await method_and_path(path, "allow if true") == [200, 200]
+    assert await method_and_path(path + letter, "allow if true") == [403, 403]
+    refused = denied(await accepting().decide(TOKEN_TEXT, facts={"path": path + letter}))
+    assert (refused.code, refused.reason) == (Code.INSUFFICIENT_SCOPE, "facts_too_long")
+    parts = denied(await accepting().decide(TOKEN_TEXT, facts={"parts": (1, b"x" * (AUTHORIZER_TEXT + 1))}))
+    assert parts.reason == "facts_too_long"
+
+
 @pytest.mark.parametrize("path", ["/\udcff", "/half/\ud83e"])
 async def test_a_path_that_is_no_text_is_no_fault(path: str) -> None:
     served = Served(accepting(policy='allow if path("/")').asgi(greet), guarded.http(TOKEN_TEXT, path=path))
@@ -381,6 +400,7 @@ BAD_FACTS: list[Mapping[str, Any]] = [
     {"nothing": None},
     {"object": object()},
     {"naive": NOW.replace(tzinfo=None)},
+    {"ancient": datetime(1969, 12, 31, tzinfo=UTC)},
     {"half": "\ud800"},
     {"parts": ("a", object())},
 ]

@@ -11,8 +11,8 @@ from biscuit_auth import Biscuit, BlockBuilder
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from countermand.tokens.blocks import read_blocks
-from countermand.tokens.work import AUTHORIZER_FACTS, LIMIT, MAX_WORK, weigh_pattern, work
+from countermand.tokens.blocks import DEFAULT_SYMBOLS, read_blocks
+from countermand.tokens.work import AUTHORIZER_FACTS, AUTHORIZER_TEXT, LIMIT, MAX_WORK, weigh_pattern, work
 from tests.unit.biscuits import (
     END_S,
     ENDS,
@@ -41,6 +41,7 @@ from tests.unit.biscuits import (
 
 SLOW_MACHINE: Final = 5
 A, B, C, X, Y, Z = range(OWN, OWN + 6)
+PATH: Final = DEFAULT_SYMBOLS.index("path")
 SYMBOLS: Final = ("a", "b", "c", "x", "y", "z")
 NEVER: Final = expression(value(boolean(False)))  # so that every combination is tried
 
@@ -113,6 +114,29 @@ def chained(count: int) -> bytes:
     return block(symbols=symbols, facts=numbers(20), rules=rules)
 
 
+def searching(count: int) -> bytes:
+    """For pairs of facts, looks through a long text for another that nearly is there."""
+    one = [value(text(Z + 1)), value(text(Z + 2)), binary(5)]
+    ops = [*one, *[*one, binary(14)] * 20]
+    body = predicate(A, variable(X)), predicate(A, variable(Y))
+    checks = [asking(*body, expressions=[expression(*ops)])]
+    return block(symbols=[*SYMBOLS, "s" * 4_000, "s" * 2_000 + "t"], facts=numbers(count), checks=checks)
+
+
+def asking_about_the_path(ops: Sequence[bytes], text: str = "t") -> bytes:
+    checks = [asking(predicate(PATH, variable(X)), expressions=[expression(*ops)])]
+    return block(symbols=[*SYMBOLS, text], checks=checks)
+
+
+def growing_path(count: int) -> list[bytes]:
+    return [value(variable(X)), *[value(variable(X)), binary(9)] * count, value(text(Z + 1)), binary(4)]
+
+
+def searching_path(count: int) -> list[bytes]:
+    one = [value(variable(X)), value(text(Z + 1)), binary(5)]
+    return [*one, *[*one, binary(14)] * count]
+
+
 ATTACKS: Final[dict[str, Callable[[int], bytes]]] = {
     "two": lambda count: joined(count, 2),
     "three": lambda count: joined(count, 3),
@@ -130,6 +154,9 @@ ATTACKS: Final[dict[str, Callable[[int], bytes]]] = {
     "what may be left out": lambda count: matching("(((a?)?)?)?" * count),
     "what may be left out or repeated": lambda count: matching("((a*)*)*" * count),
     "anything": lambda count: matching("." * count),
+    "texts of the request": lambda count: asking_about_the_path(growing_path(count)),
+    "searching": searching,
+    "searching the request": lambda count: asking_about_the_path(searching_path(count), "s" * 500 + "t"),
     "short patterns": lambda count: matching("file[0-9]+.txt", count),
 }
 
@@ -147,7 +174,7 @@ def test_what_is_just_light_enough_takes_the_library_no_longer_than_a_tenth_of_a
 
 def taken_s(biscuit: Biscuit) -> float:
     before = time.thread_time()
-    passes(biscuit, END_S)
+    passes(biscuit, END_S, f'allow if true; path("{"s" * AUTHORIZER_TEXT}")')
     return time.thread_time() - before
 
 
@@ -161,6 +188,8 @@ def taken_s(biscuit: Biscuit) -> float:
         pytest.param(rules_joined(500), id="a rule"),
         pytest.param(nested(200), id="closures"),
         pytest.param(growing(600), id="a gigabyte of text"),
+        pytest.param(asking_about_the_path(growing_path(150)), id="texts of the request"),
+        pytest.param(searching(25), id="a text that is searched"),
         pytest.param(chained(300), id="rules that build on each other"),
         pytest.param(matching("((a{1,100}){1,100}){1,20}"), id="a pattern that repeats"),
         pytest.param(matching("(?x)((a{ 100 }){100} {20})"), id="a pattern that repeats, with spaces"),

@@ -99,8 +99,11 @@ def _name(holder: Holder) -> str:
 
 
 def facts_of(method: str, path: str) -> dict[str, str]:
-    """Return what a Biscuit's authorization is told of a request over HTTP."""
-    return {"method": _readable(method), "path": _readable(path)}
+    """Return what a Biscuit's authorization is told of a request over HTTP.
+
+    The method in upper case: many an app serves `delete` as DELETE, and a rule against one must hold for the other.
+    """
+    return {"method": _readable(method).upper(), "path": _readable(path)}
 
 
 def _readable(text: str) -> str:

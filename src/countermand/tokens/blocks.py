@@ -47,6 +47,7 @@ class Costly(Enum):
     GROWS = 1
     MATCHES = 2
     CALLS = 3
+    SEARCHES = 4
 
 
 class Operation(NamedTuple):
@@ -232,12 +233,17 @@ _BINARY_KINDS: Final = range(30)
 _CALLS_UNARY: Final = 4
 _CALLS_BINARY: Final = 28
 _TYPE_OF: Final = 3
+_CONTAINS: Final = 5
 _MATCHES: Final = 8
 _GROW: Final = frozenset((9, 16))  # a text and a text; a set and a set
 _PLAIN: Final = frozenset(
     (
         *(bytes((0x12, 2, 0x08, kind)) for kind in _UNARY_KINDS if kind not in (_CALLS_UNARY, _TYPE_OF)),
-        *(bytes((0x1A, 2, 0x08, kind)) for kind in _BINARY_KINDS if kind not in (_CALLS_BINARY, _MATCHES, *_GROW)),
+        *(
+            bytes((0x1A, 2, 0x08, kind))
+            for kind in _BINARY_KINDS
+            if kind not in (_CALLS_BINARY, _CONTAINS, _MATCHES, *_GROW)
+        ),
     )
 )
 _NO_HEAD: Final = bytes((0x08, DEFAULT_SYMBOLS.index("query")))
@@ -385,6 +391,8 @@ def _operator(tag: int, data: bytes) -> Costly:
         return Costly.CALLS
     if tag == 0x1A and kind == _MATCHES:
         return Costly.MATCHES
+    if tag == 0x1A and kind == _CONTAINS:
+        return Costly.SEARCHES
     return Costly.GROWS
 
 

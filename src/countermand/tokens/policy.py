@@ -17,7 +17,7 @@ import biscuit_auth
 from countermand.errors import ConfigurationError, InvalidValueError
 from countermand.log.revocation_id import twins
 from countermand.tokens.biscuit import MAX_BLOCKS, Biscuit
-from countermand.tokens.work import AUTHORIZER_FACTS
+from countermand.tokens.work import AUTHORIZER_FACTS, AUTHORIZER_TEXT
 
 MAX_TIME: Final = timedelta(seconds=1)
 """Of wall clock, and it is given twice. The library's own millisecond refuses good tokens on a loaded machine."""
@@ -42,6 +42,8 @@ class Refusal(StrEnum):
     """A check of the token, or of the policy, does not hold."""
     POLICIES = "no_policy_allows"
     """No policy allows it, or the first that matches denies it."""
+    FACTS = "facts_too_long"
+    """What is known of the request has a text that the token's rules were not weighed for."""
     LIMITS = "datalog_limits"
     FAULT = "datalog_fault"
     """Something in the token or the policy cannot be evaluated: a sum that overflows, a function that nobody has."""
@@ -83,9 +85,13 @@ class Policy:
     def refusal(self, biscuit: Biscuit, facts: Facts, now_s: float) -> Refusal | None:
         """Return why the Biscuit does not allow a request with these facts at `now_s`; None if it does.
 
+        A text among them has at most AUTHORIZER_TEXT bytes: a client may have chosen it, and the token's rules too.
+
         Raises:
             InvalidValueError: a fact that Datalog cannot hold. `time` and `revocation_id` are ours.
         """
+        if any(map(_is_too_long, facts.values())):
+            return Refusal.FACTS
         builder = self._asked(biscuit, facts, now_s)
         for _ in range(ATTEMPTS):
             refusal = self._attempt(builder, biscuit)
@@ -100,10 +106,10 @@ class Policy:
             lines += _revocation_lines(biscuit)
         try:
             builder: Any = biscuit_auth.AuthorizerBuilder("".join(lines), terms)
-        except (biscuit_auth.DataLogError, TypeError, OverflowError) as error:
-            raise InvalidValueError("a fact about a request is a text, a number, a truth value, bytes or a time") from (
-                error
-            )
+        except (biscuit_auth.DataLogError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidValueError(
+                "a fact about a request is a text, a number, a truth value, bytes or a time since 1970"
+            ) from (error)
         builder.merge(self._base)
         builder.set_limits(self._limits)
         return builder
@@ -134,6 +140,14 @@ def _lines(facts: Facts, terms: dict[str, object]) -> Iterable[str]:
         names = [f"{name}_{number}" for number in range(len(values))]
         terms.update(zip(names, values, strict=True))
         yield f"{name}({', '.join(f'{{{one}}}' for one in names)});"
+
+
+def _is_too_long(value: Term | tuple[Term, ...]) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_is_too_long, value))
+    if isinstance(value, str) and not value.isascii():
+        return len(value.encode(errors="replace")) > AUTHORIZER_TEXT
+    return isinstance(value, str | bytes) and len(value) > AUTHORIZER_TEXT
 
 
 def _revocation_lines(biscuit: Biscuit) -> list[str]:

@@ -25,6 +25,8 @@ LIMIT: Final = 2**40
 """What counting stops at: far more than anybody would allow."""
 AUTHORIZER_FACTS: Final = 8
 """Facts of one name that the application itself brings, if it says nothing else."""
+AUTHORIZER_TEXT: Final = 1_024
+"""The longest text in such a fact, in bytes. A client chooses some of them, such as the path of its request."""
 
 _Name: TypeAlias = tuple[str, int]
 
@@ -41,13 +43,14 @@ _COMBINATION: Final = 8
 _MAX_THROUGH: Final = 14  # collections in collections: eight elements each are LIMIT by then
 _CALL: Final = 200  # into the application's own function
 _SCANNED: Final = 8  # facts passed over in one step
+_SEARCHED: Final = 5  # bytes of a text that is searched in one step, at the worst
 
 
 def work(blocks: Sequence[Block], authorizer_facts: int = AUTHORIZER_FACTS) -> int:
     """Return how many steps an authorizer takes at most for the rules and checks of the token, at most LIMIT.
 
     The library's own limits are presumed: 1,000 facts, 100 rounds. `authorizer_facts` is how many facts of one name the
-    application's Datalog holds or derives; with more of them, or with much larger values in them than in the token, the
+    application's Datalog holds or derives; with more of them, or with texts in them of over AUTHORIZER_TEXT bytes, the
     result is no bound.
     """
     world = _World(blocks, authorizer_facts)
@@ -76,7 +79,7 @@ class _World:
                 self._rules.setdefault((rule.head.name, rule.head.terms), []).append(rule)
         texts = [text for block in blocks for text in block.symbols]
         self._symbols = len(texts)
-        self._text = max(map(len, texts), default=0)
+        self._text = max([AUTHORIZER_TEXT, *(len(text if text.isascii() else text.encode()) for text in texts)])
         self._collection = max((self._each, *(block.collection for block in blocks)))
         heads = [rule.head for rules in self._rules.values() for rule in rules]
         self._largest = max((*self._sizes.values(), *(head.size for head in heads)), default=0)
@@ -191,6 +194,8 @@ class _World:
                 growing = min(growing + times, LIMIT)
             elif operation.costly is Costly.MATCHES:
                 steps += times * self._weigh(operation.pattern) * (1 + text // 512)
+            elif operation.costly is Costly.SEARCHES:
+                steps += times * (text // _SEARCHED)
             elif operation.costly is Costly.CALLS:
                 steps += times * _CALL
             steps = min(steps, LIMIT)
