@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -590,6 +591,38 @@ def test_after_a_long_rest_all_threads_wait_for_the_one_that_looks(file: File, m
 
     assert said == [False] * 8
     assert len(looks) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_thread_loads_looks_for_itself(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    real = id_list.read_ids
+
+    def read(path: Path) -> object:
+        reading.set()
+        assert go_on.wait(30)
+        return real(path)
+
+    monkeypatch.setattr("countermand.stores.static.read_ids", read)
+    file.replace(OTHER)
+    file.pass_(2)
+    thread = threading.Thread(target=lambda: file.says(OTHER))
+    thread.start()
+    try:
+        assert reading.wait(30)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            go_on.set()
+            file.pass_(100)
+            os._exit(0 if file.says(OTHER) is True else 1)
+    finally:
+        go_on.set()
+        thread.join()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # What is configured

@@ -23,6 +23,7 @@ from countermand.enforce.decision import (
     RequirementOptions,
     Requirements,
 )
+from countermand.enforce.forks import renew_in_children
 from countermand.enforce.inflight import Call, InFlight
 from countermand.enforce.resource import ProtectedResource
 from countermand.enforce.revocations import AnyRevocations, CheckedRevocations, StoreRevocations, asked
@@ -109,6 +110,7 @@ class Guard:
         self._clock_s = clock_s
         self._background = background
         self._tokens = VerifiedTokens()
+        renew_in_children(self._tokens)
         self.random = random
         self.trace = Trace(self._revocations, clock_s)
         self._in_flight = InFlight(self._revocations, clock_s, self.trace)

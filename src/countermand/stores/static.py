@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final, Self
+from weakref import WeakSet
 
 from countermand.errors import ConfigurationError, MalformedError, ReadOnlyStoreError, StoreError
 from countermand.log.revocation_id import parse_revocation_id
@@ -55,10 +56,15 @@ class StaticRevocationStore:
         self._file = file
         self._max_staleness_s = max_staleness_s
         self._clock_s = clock_s
-        self._looking = threading.Lock()
+        self.renew()
         now_s = clock_s()
         self._look_at_s = now_s + LOOK_S
         self._known_until_s = now_s + max_staleness_s
+        _kept.add(self)
+
+    def renew(self) -> None:
+        """Begin anew in a child: the thread that looks may not be there, and never end."""
+        self._looking = threading.Lock()
 
     @classmethod
     def parse(cls, text: str, *, source: str = "the list of revoked ids") -> Self:
@@ -182,6 +188,18 @@ class _File:
 
     def _rests(self, state: FileState) -> bool:
         return self._wall_s() - state.changed_ns / 1e9 >= LOOK_S
+
+
+_kept = WeakSet[StaticRevocationStore]()
+
+
+def _renew() -> None:
+    for store in tuple(_kept):
+        store.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def _canonical(sid: str) -> str | None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # an extra
 
 MAX_ENTRIES: Final = 8_192
 MAX_BYTES: Final = 8 * 2**20
-"""Of token text. All that is remembered takes about five times that: at these bounds some 50 MB."""
+"""Of token text. All that is remembered takes about five times that: at these bounds some 50 MB. What the library keeps
+of Biscuits takes up to twenty times that, where somebody means it to: 160 MB."""
 
 Holder: TypeAlias = Union[Mandate, "Biscuit"]
 """Who acts, as a verified token says."""
@@ -71,6 +72,10 @@ class VerifiedTokens:
         self._max_bytes = max_bytes
         self._tokens: OrderedDict[str | bytes, VerifiedToken] = OrderedDict()  # a dict is slow to find its first
         self._bytes = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a child: a thread that writes may not be there, and never end."""
         self._writing = threading.Lock()
 
     def __len__(self) -> int:
