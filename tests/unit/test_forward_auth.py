@@ -16,6 +16,7 @@ from countermand.enforce.identity import NOBODY, identity
 from countermand.errors import ConfigurationError, KeysError
 from countermand.log.anchor import Kind
 from countermand.log.verdict import CLEAR, Unknown
+from tests.unit import biscuit_guards
 from tests.unit.guarded import (
     DELEGATED_TEXT,
     FOREIGN_TEXT,
@@ -322,6 +323,13 @@ async def test_what_is_remembered_of_identities_is_bounded_and_never_anothers(
         for name, token in tokens.items():
             assert (await ask(app, bearer(token))).headers["x-countermand-subject"] == name
             assert len(app._identities._known) <= 10
+
+
+async def test_nothing_is_remembered_of_biscuits_which_their_holders_make_as_they_like() -> None:
+    app = ForwardAuth(biscuit_guards.accepting())
+    for _ in range(3):
+        assert (await ask(app, bearer(biscuit_guards.TOKEN_TEXT))).headers["x-countermand-subject"] == "alice"
+    assert not app._identities._known
 
 
 async def test_who_is_let_in_and_revoked_is_refused_at_once() -> None:

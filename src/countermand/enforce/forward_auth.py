@@ -31,6 +31,7 @@ from countermand.enforce.identity import NOBODY, PREFIX, identity
 from countermand.enforce.trace import HEADER, Outcome, id_among, request_id
 from countermand.errors import ConfigurationError
 from countermand.tokens.cache import MAX_BYTES, MAX_ENTRIES, Holder
+from countermand.tokens.mandate import Mandate
 
 if TYPE_CHECKING:  # a guard imports what this does
     from countermand.enforce.guard import Guard
@@ -178,8 +179,16 @@ def _refused(code: str, description: str) -> _Answer:
     return 403, [*about, (b"cache-control", b"no-store"), (ERROR_HEADER, code.encode()), *_NOBODY], body
 
 
+def _encoded_identity(holder: Holder) -> tuple[_Headers, bytes]:
+    headers = [*_ALLOWED, *_encoded(identity(holder).items())]
+    return headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
 class _Identities:
-    """The answers about holders that were let in last, encoded. At its bounds it begins anew."""
+    """The answers about mandates that were let in last, encoded. At its bounds it begins anew.
+
+    Whoever holds a Biscuit makes as many as it likes, and each keeps all that it holds: none of those are kept.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Holder, _Headers, bytes]] = {}
@@ -187,14 +196,15 @@ class _Identities:
 
     def of(self, holder: Holder) -> tuple[_Headers, bytes]:
         """Return the headers of an answer that lets its holder pass, not to be changed; and their lines."""
+        if not isinstance(holder, Mandate):
+            return _encoded_identity(holder)
         known = self._known.get(id(holder))  # held here, so that no other gets its id
         if known is None:
             known = self._add(holder)
         return known[1], known[2]
 
     def _add(self, holder: Holder) -> tuple[Holder, _Headers, bytes]:
-        headers = [*_ALLOWED, *_encoded(identity(holder).items())]
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        headers, lines = _encoded_identity(holder)
         if len(self._known) >= MAX_ENTRIES or self._bytes >= MAX_BYTES:
             self._known.clear()
             self._bytes = 0

@@ -150,7 +150,6 @@ class Biscuit:
     expires_at_s: int | None
     revocation_ids: tuple[str, ...]
     token: biscuit_auth.Biscuit = field(repr=False, compare=False)
-    _blocks: tuple[Block, ...] = field(repr=False, compare=False)
 
     @property
     def token_id(self) -> str:
@@ -176,7 +175,7 @@ class Biscuit:
 
     def ends_at_s(self, block: int) -> int | None:
         """Return from when on nothing that carries this block's id can pass; None where that cannot be told."""
-        return ends_at_s(self._blocks, block)
+        return ends_at_s(_read(self.token), block)  # read again: it is seldom asked, and they take more than the token
 
 
 def parse_biscuit(token: str | bytes) -> UnverifiedBiscuit:
@@ -211,7 +210,7 @@ def verify_biscuit(
         MalformedTokenError: a block cannot be read, or its rules and checks would take too long.
     """
     token = _verified(unverified, keys)
-    blocks = read_blocks(bytes(_ask(token.to_bytes)))
+    blocks = _read(token)
     if work(blocks, authorizer_facts) > MAX_WORK:
         raise MalformedTokenError("the Biscuit has rules or checks that would take too long")
     subjects, issued = _said(blocks[0], "user", str), _said(blocks[0], "issued_at", int)
@@ -223,8 +222,11 @@ def verify_biscuit(
         expires_at_s=ends_at_s(blocks, len(blocks) - 1),
         revocation_ids=revocation_ids(token),
         token=token,
-        _blocks=blocks,
     )
+
+
+def _read(token: biscuit_auth.Biscuit) -> tuple[Block, ...]:
+    return read_blocks(bytes(_ask(token.to_bytes)))
 
 
 def _external_key(token: biscuit_auth.Biscuit, block: int) -> str | None:
