@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from countermand.enforce.revocations import PAGE, StoreRevocations
 from countermand.errors import ConfigurationError, StoreError
 from countermand.log.anchor import Anchor, Anchors, Kind
 from countermand.log.verdict import CLEAR, Revoked, Unknown
+from countermand.stores.memory import InMemoryRevocationStore
 from tests.unit.guarded import DELEGATED_TEXT, TOKEN_TEXT, Store, denied, guard, revoked
 from tests.unit.mandates import AGENT, EDGE, GRANT, PARENT_EDGE, ROOT, SESSION, TOKEN, read
 
@@ -117,7 +120,7 @@ async def test_a_store_that_never_blocks_is_asked_where_we_are() -> None:
 def threads(monkeypatch: pytest.MonkeyPatch) -> ThreadPoolExecutor:
     """Threads that a test can wait for."""
     own = ThreadPoolExecutor(1)
-    monkeypatch.setattr("countermand.enforce.revocations.THREADS", own)
+    monkeypatch.setattr("countermand.enforce.revocations.THREADS.pool", own)
     return own
 
 
@@ -371,3 +374,19 @@ def test_a_store_that_is_asked_for_batches_with_coroutines_is_refused() -> None:
 
     with pytest.raises(ConfigurationError):
         guard(Async(lambda _: False))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_after_a_store_was_asked_is_answered_by_threads_of_its_own() -> None:
+    class Slow(InMemoryRevocationStore):
+        blocking = True
+
+    asked = StoreRevocations(Slow())
+    question = Anchors((Anchor(Kind.SESSION, "ses_" + "0a" * 16),)), None
+    assert list(asyncio.run(asked.ask([question]))) == [CLEAR]
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if list(asyncio.run(asked.ask([question]))) == [CLEAR] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+from countermand.enforce.forks import renew_in_children
 from countermand.errors import ConfigurationError, MalformedError
 from countermand.log.anchor import Anchor, Anchors, Kind
 from countermand.log.revocation_id import ED25519_BYTES, parse_revocation_id, twins
@@ -26,8 +27,20 @@ PAGE: Final = 1_000
 """How many ids a store is asked about at once, if it answers batches."""
 NO_SEQ: Final = 0  # a store does not know which entry revoked
 
-THREADS: Final = ThreadPoolExecutor(32, "revocation-store")
-"""Of those who ask stores, and of nobody else: a store that hangs keeps them all, for up to its own time-out."""
+
+class _Threads:
+    """Of those who ask stores, and of nobody else: a store that hangs keeps them all, for up to its own time-out."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        self.pool = ThreadPoolExecutor(32, "revocation-store")
+
+
+THREADS: Final = _Threads()
 
 _SUBJECT, _BISCUIT = Kind.SUBJECT, Kind.BISCUIT  # looking them up in Kind takes longer than a comparison
 _VERDICTS = (Clear, Revoked, Unknown)
@@ -179,7 +192,7 @@ class StoreRevocations:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await loop.run_in_executor(THREADS, self._judge_all, questions, verdicts, nobody_waits)
+                await loop.run_in_executor(THREADS.pool, self._judge_all, questions, verdicts, nobody_waits)
         except TimeoutError:
             self._failed("no answer in time", "store_timeout")
         finally:
