@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from countermand.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from countermand.enforce.biscuits import Biscuits
+    from countermand.enforce.biscuits import Biscuits as Biscuits
     from countermand.wiring import connect, guard, static_revocations
 
-__all__ = ["Biscuits", "connect", "guard", "static_revocations"]
+# Without Biscuits: they need an extra, and whoever imports all may not have it
+__all__ = ["connect", "guard", "static_revocations"]
 
 _ROOMS: Final = {
     "Biscuits": "enforce.biscuits",

@@ -343,3 +343,10 @@ async def test_who_is_let_in_and_revoked_is_refused_at_once() -> None:
 
 def test_nothing_required_is_the_very_object() -> None:
     assert ForwardAuth(guard())._required == {b"-": NOTHING_REQUIRED}
+
+
+@pytest.mark.parametrize("policy", ['allow if path("/")', 'deny if method("DELETE"); allow if true'])
+def test_a_policy_that_asks_for_what_is_not_known_is_refused_at_the_start(policy: str) -> None:
+    with pytest.raises(ConfigurationError, match="neither method nor path"):
+        ForwardAuth(biscuit_guards.accepting(policy=policy))
+    ForwardAuth(biscuit_guards.accepting(policy='allow if user("alice")'))

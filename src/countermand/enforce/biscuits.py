@@ -47,6 +47,11 @@ class Biscuits:
     def root_keys(self, keys: str | Mapping[int, str] | RootKeys) -> None:
         self._root_keys = RootKeys.of(keys)
 
+    @property
+    def asks_for_the_request(self) -> bool:
+        """Whether the policy names `method` or `path`, which not everybody can tell it."""
+        return self._policy.asks_for_the_request
+
     def verify(self, token: str | bytes, known: VerifiedToken | None, now_s: float) -> VerifiedToken:
         """Return the token, verified; `known` is what it was before. Raises: TokenError."""
         keys = self._root_keys

@@ -59,9 +59,17 @@ _log = logging.getLogger(__name__)
 
 
 class ForwardAuth:
-    """An ASGI app that answers for `guard`, which it starts and closes with itself."""
+    """An ASGI app that answers for `guard`, which it starts and closes with itself.
+
+    Raises:
+        ConfigurationError: a policy for Biscuits asks for the method or the path, of which nothing is known here.
+    """
 
     def __init__(self, guard: "Guard") -> None:
+        if guard.biscuits is not None and guard.biscuits.asks_for_the_request:
+            raise ConfigurationError(
+                "behind forward auth a policy of Biscuits knows neither method nor path, and what it denies would pass"
+            )
         self._guard = guard
         self._required: dict[bytes, Requirements | None] = {b"-": NOTHING_REQUIRED}
         self._identities = _Identities()

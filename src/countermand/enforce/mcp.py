@@ -59,14 +59,15 @@ def auth_settings(guard: Guard) -> AuthSettings:
             validate_token_resource=False if guard.resource is not None else None,
         )
     except ValidationError:
-        raise ConfigurationError("to an MCP server an issuer is an http or https URL") from None
+        raise ConfigurationError("an MCP server of the SDK names an issuer: an http or https URL") from None
 
 
 def token_fields(token: str, holder: Holder, audience: str) -> dict[str, Any]:
     """Return the fields of an AccessToken. It expires when the guard says so: after the leeway."""
     common = {"token": token, "scopes": sorted(holder.scopes), "resource": audience, "subject": holder.subject}
     if not isinstance(holder, Mandate):
-        return common | {"client_id": holder.subject, "expires_at": holder.expires_at_s, "claims": {}}
+        client_id = holder.subject or holder.revocation_ids[0]  # the SDK tells by it whose a session is
+        return common | {"client_id": client_id, "expires_at": holder.expires_at_s, "claims": {}}
     return common | {
         "client_id": holder.client_id or holder.subject,
         "expires_at": math.ceil(holder.expires_at_s + LEEWAY_S),

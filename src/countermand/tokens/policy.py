@@ -29,6 +29,7 @@ Facts: TypeAlias = Mapping[str, Term | tuple[Term, ...]]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NAMED: Final = re.compile(r"([\w:]+)\s*\(")
+_OF_A_REQUEST: Final = frozenset({"method", "path"})
 _ALLOWS: Final = re.compile(r"\ballow\s+if\b")
 _TIMES: Final = biscuit_auth.Rule("found($time) <- time($time)")
 _ENDLESS: Final = "Reached Datalog execution limits"
@@ -53,8 +54,9 @@ class Policy:
     """The application's Datalog: facts, rules, checks and policies. At least one policy must allow something.
 
     Every request adds `time(…)`, and the facts that are given with it. With `revocation_facts` it adds a
-    `revocation_id(i, bytes)` for each id of block i, in every form that the id can take. `facts_of_a_name` is the most
-    that a token's own rules find of one name, which its work is bounded by.
+    `revocation_id(i, bytes)` for each id of block i, in every form that the id can take. `asks_for_the_request` if it
+    names a fact that HTTP gives, `method` or `path`. `facts_of_a_name` is the most that a token's own rules find of one
+    name, which its work is bounded by.
 
     Raises:
         ConfigurationError: it is not Datalog, or can allow nothing.
@@ -68,6 +70,7 @@ class Policy:
             raise ConfigurationError(f"the policy of Biscuits is not Datalog: {error}") from error
         if _ALLOWS.search(code) is None:
             raise ConfigurationError("a policy of Biscuits without `allow if …` lets nobody in")
+        self.asks_for_the_request = not _OF_A_REQUEST.isdisjoint(_NAMED.findall(code))
         self.facts_of_a_name = _facts_of_a_name(code) + (2 * MAX_BLOCKS if revocation_facts else 0)
         self._limits = self._base.limits()
         self._limits.max_time = MAX_TIME
