@@ -1,5 +1,6 @@
 """Biscuits that applications register end with what they are for: the session, the application, the subject."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -174,6 +175,41 @@ async def test_what_is_revoked_is_registered_for_nothing(scene: Scene) -> None:
     assert [(row.id, row.revoked_at_ms) for row in rows] == [(known[0], NOW_MS)], "its row is marked"
 
 
+async def test_whoever_registers_one_by_its_own_key_first_owns_it_and_an_administrator_may_all_the_same(
+    scene: Scene,
+) -> None:
+    registering, theirs, new = scene.rooms.service.registering, plain_id(), plain_id()
+    await registering.for_subject([theirs], scene.desk, "dora", NOW_MS + DAY_MS, owner_id=scene.desk)
+    before = await _registered(scene)
+    phone: list[Awaitable[Any]] = [
+        registering.for_session([new, theirs], scene.bobs.id, owner_id=scene.phone),
+        registering.for_subject([theirs], scene.phone, "dora", owner_id=scene.phone),
+    ]
+    for attempt in phone:
+        with pytest.raises(NotActiveError, match="registered by another application"):
+            await attempt
+    assert await _registered(scene) == before, "all, or nothing"
+    assert (await registering.for_session([theirs], scene.above.id, owner_id=scene.desk)).new == 0
+    await registering.for_session([theirs], scene.bobs.id)
+    assert (await registering.for_session([theirs, new], scene.bobs.id, owner_id=scene.phone)).new == 1
+
+
+async def _registered(scene: Scene) -> list[Any]:
+    """All that is known of Biscuits, and the audit."""
+    async with scene.rooms.database.read() as connection:
+        columns = tables.biscuit_anchors.c.number, tables.biscuit_anchors.c.anchor
+        named = (await connection.execute(select(*columns).order_by(*columns))).all()
+        known = (await connection.execute(select(tables.biscuits))).all()
+    return [named, known, (await scene.rooms.service.trail.page(0, 100)).rows]
+
+
+async def test_of_two_applications_at_once_one_owns_it(scene: Scene) -> None:
+    registering, id_ = scene.rooms.service.registering, plain_id()
+    both = [registering.for_subject([id_], owner, "dora", owner_id=owner) for owner in (scene.desk, scene.phone)]
+    outcomes = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(isinstance(outcome, NotActiveError) for outcome in outcomes) == [False, True]
+
+
 async def test_what_expires_needs_no_longer_entry_and_the_later_word_counts(scene: Scene) -> None:
     registering, ids = scene.rooms.service.registering, [plain_id() for _ in range(4)]
     day = NOW_MS + 30 * DAY_MS
@@ -232,6 +268,20 @@ async def test_an_application_registers_with_its_own_key_for_what_is_its_own(adm
     revoked = await admin.revoke("session", own)
     assert revoked["reach"]["counts"] == {"session": 1, "biscuit": 1}
     refused(await register(session_id=own), 409, "not_active")
+
+
+async def test_what_another_has_registered_is_answered_as_what_is_revoked(admin: Admin, desk: Client) -> None:
+    own, others = await admin.session(desk.id), await new_client(admin, admin.http)
+    theirs, revoked = plain_id(), plain_id()
+    answers = []
+    await admin.revoke("biscuit", revoked)
+    for client, subject, ids in ((others, "bob", [theirs]), (desk, "alice", [theirs]), (desk, "alice", [revoked])):
+        body = {"application_id": client.id, "subject": subject, "ids": ids}
+        headers = {"authorization": f"Bearer {client.secret}"}
+        answers.append(await admin.http.post("/v1/biscuits", json=body, headers=headers))
+    assert answers[0].status_code == 201
+    assert len({refused(answer, 409, "not_active") for answer in answers[1:]}) == 1
+    assert (await admin.post("biscuits", ids=[theirs], session_id=own)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Biscuits that an application issued, registered: whatever ends a session, an application or a subject ends them too.
 
 They are registered in one transaction that locks all that they are for and looks whether it stands, as for whatever is
-opened; and that shares what a cutoff locks for itself. So each is refused, or there when it is to be ended.
+opened; and that shares what a cutoff locks for itself. So each is refused, or there when it is to be ended. What one
+application has registered no other can, or it could end what is not its own; it hears what it would of a revoked one.
 Source: docs/protocol.md, "Biscuit".
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -32,6 +33,9 @@ MOST: Final = 100
 """How many ids are registered together."""
 _ROWS: Final = 1_000
 """In one statement."""
+
+_NOT_TAKEN: Final = "one of these Biscuits has been revoked, or is registered by another application"
+"""One sentence for both: an application does not hear what others have."""
 
 _BISCUITS: Final = tables.biscuits.c
 _ANCHORS: Final = tables.biscuit_anchors.c
@@ -62,12 +66,13 @@ class Registering:
         """Register Biscuits for a session: they end with it, with a session above it, its applications, its subjects.
 
         With `owner_id` only for a session of that application. What expires needs no entry after that; without it,
-        nobody knows when they do. What is registered again lasts as long as was ever said.
+        nobody knows when they do. What is registered again lasts as long as was ever said; with `owner_id` that is
+        refused unless it was for the same application.
 
         Raises:
             InvalidValueError: what is no id, too many, or a time that has passed.
             NotFoundError: there is no such session, or it is another's.
-            NotActiveError: it, or one of the Biscuits, has ended.
+            NotActiveError: it, or one of the Biscuits, has ended; or that is registered, and not for the owner.
         """
         check_kind(session_id, Kind.SESSION)
 
@@ -77,7 +82,7 @@ class Registering:
                 raise NotFoundError("there is no such session")
             return lineage, [str(anchor) for anchor in lineage.path]
 
-        return await self._register(ids, expires_at_ms, above, f"for the session {session_id}")
+        return await self._register(ids, expires_at_ms, above, owner_id, f"for the session {session_id}")
 
     async def for_subject(
         self,
@@ -98,10 +103,10 @@ class Registering:
             lineage = await load(connection, [application_id])
             return lineage, [str(lineage.path[0]), str(Anchor(Kind.SUBJECT, subject))]
 
-        return await self._register(ids, expires_at_ms, above, f"for a subject of {application_id}")
+        return await self._register(ids, expires_at_ms, above, owner_id, f"for a subject of {application_id}")
 
     async def _register(
-        self, ids: Sequence[str], expires_at_ms: int | None, above: _Above, reason: str
+        self, ids: Sequence[str], expires_at_ms: int | None, above: _Above, owner_id: str | None, reason: str
     ) -> Registration:
         if not 1 <= len(ids) <= MOST:
             raise InvalidValueError(f"1 to {MOST} ids are registered together")
@@ -117,6 +122,8 @@ class Registering:
             await lineage.require_standing(connection, self._ledger, now_ms)
             new = await _add(connection, canonical, now_ms, expires_at_ms)
             numbers = await _require_standing(connection, canonical)
+            if owner_id is not None:
+                await _require_own(connection, {number for number, id_ in numbers.items() if id_ not in new}, owner_id)
             changed = new | await _extend(connection, numbers, expires_at_ms)
             changed |= await _name(connection, numbers, anchors)
             acts = [Act("biscuit.register", id_, reason=reason) for id_ in canonical if id_ in changed]
@@ -144,10 +151,18 @@ async def _require_standing(connection: AsyncConnection, ids: Sequence[str]) -> 
     revoked = select(_ENTRIES.seq).where(_ENTRIES.id.in_(ids), _ENTRIES.kind == Kind.BISCUIT, _ENTRIES.issuer == "")
     known = (await connection.execute(revoked.limit(1))).first()
     if known is not None or any(row.revoked_at_ms is not None for row in rows):
-        raise NotActiveError("one of these Biscuits has been revoked")
+        raise NotActiveError(_NOT_TAKEN)
     if len(rows) < len(ids):
         raise RepeatableError("one of these Biscuits was cleaned away meanwhile")
     return {row.number: row.id for row in rows}
+
+
+async def _require_own(connection: AsyncConnection, numbers: Collection[int], owner_id: str) -> None:
+    """Refuse what was there before and is registered for other applications alone. Raises: NotActiveError."""
+    anchor = str(Anchor(Kind.APPLICATION, owner_id))
+    own = select(_ANCHORS.number).where(_ANCHORS.anchor == anchor, _ANCHORS.number.in_(numbers))
+    if len((await connection.execute(own)).all()) < len(numbers):
+        raise NotActiveError(_NOT_TAKEN)
 
 
 async def _extend(connection: AsyncConnection, numbers: dict[int, str], expires_at_ms: int | None) -> set[str]:
