@@ -84,6 +84,32 @@ async def test_what_a_crash_leaves_is_resumed_by_some_process(scene: Scene, monk
     assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
 
 
+async def test_a_job_that_keeps_failing_does_not_keep_others_from_being_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = await fill(scene.rooms, f"session:{scene.bobs.id}", 2 * PAGE)
+    for session in (scene.session, scene.bobs):
+        await fill(scene.rooms, f"session:{session.id}", PAGE + 5)
+        id_ = session.id
+        await _crash_behind(scene, 0, monkeypatch, lambda s, id_=id_: s.revoking.revoke(Kind.SESSION, id_))  # type: ignore[misc]
+    page = registered._page
+
+    async def failing(connection: AsyncConnection, anchor: str, *place: int) -> Sequence[int]:
+        if anchor == f"session:{scene.session.id}":
+            raise BusyError("this one fails")
+        return await page(connection, anchor, *place)
+
+    scene.rooms.clock.advance(LEFT_MS + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(registered, "_page", failing)
+        assert await scene.rooms.service.registered.resume() == 2 * PAGE + 5
+    assert set(others) <= set(await revoked_in(scene.rooms))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "job 1 of registered Biscuits is not done: this one fails"
+    ]
+    assert await scene.rooms.service.registered.resume() == 5
+
+
 async def test_who_revokes_again_after_a_crash_is_answered_when_all_is_done(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
