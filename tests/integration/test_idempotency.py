@@ -210,7 +210,8 @@ async def test_a_request_of_two_transactions_is_noted_by_both_as_one(rooms: Room
 async def test_of_two_processes_one_does_it(rooms: Rooms) -> None:
     """Each has its own connections to the one file, and neither knows of the other."""
     other = DATABASES.open(rooms.data)
-    ones = [Once(database, rooms.clock, os.urandom) for database in (rooms.database, other)]
+    finish = rooms.service.registered.finish_since
+    ones = [Once(database, rooms.clock, os.urandom, finish) for database in (rooms.database, other)]
     done: list[int] = []
 
     async def act(which: int, database: Database, once: Once) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countermand.authority import registered, registering, tables
 from countermand.authority.ledger import DAY_MS
 from countermand.authority.model import Filter
+from countermand.authority.once import ANSWERED_MS
 from countermand.authority.registered import LEFT_MS, PAGE, Debt
-from countermand.errors import BusyError, NotActiveError, UnconfirmedError
+from countermand.errors import AlreadyDoneError, BusyError, InProgressError, NotActiveError, UnconfirmedError
 from countermand.log.anchor import EVERYONE, Kind
 from countermand.log.entry import Entry
 from tests.backups import Memory, back_up
@@ -90,8 +92,8 @@ async def test_a_job_that_keeps_failing_does_not_keep_others_from_being_done(
     others = await fill(scene.rooms, f"session:{scene.bobs.id}", 2 * PAGE)
     for session in (scene.session, scene.bobs):
         await fill(scene.rooms, f"session:{session.id}", PAGE + 5)
-        id_ = session.id
-        await _crash_behind(scene, 0, monkeypatch, lambda s, id_=id_: s.revoking.revoke(Kind.SESSION, id_))  # type: ignore[misc]
+        revoke = partial(scene.revoking.revoke, Kind.SESSION, session.id)
+        await _crash_behind(scene, 0, monkeypatch, revoke)
     page = registered._page
 
     async def failing(connection: AsyncConnection, anchor: str, *place: int) -> Sequence[int]:
@@ -125,15 +127,20 @@ async def test_who_revokes_by_filter_again_after_a_crash_is_answered_when_all_is
 ) -> None:
     ids = await fill(scene.rooms, f"session:{scene.session.id}", 3 * PAGE)
     which = Filter(kind=Kind.SESSION, label="mine")
-    await _crash_behind(scene, 0, monkeypatch, lambda s: s.rooms.service.sweeping.revoke(which))
+    await _crash_behind(scene, 0, monkeypatch, lambda: scene.rooms.service.sweeping.revoke(which))
     again = await scene.rooms.service.sweeping.revoke(which)
     assert (again.count, again.reach.counts) == (0, {Kind.BISCUIT: 2 * PAGE})
     assert again.last_seq == (await scene.rooms.head()).rev.seq
     assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
 
 
-async def _crash_behind(scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatch, end: End | None = None) -> None:
-    """Revoke, and let the database fail after the first transaction and so many pages."""
+async def _crash_behind(
+    scene: Scene,
+    pages: int,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[], Awaitable[object]] | None = None,
+) -> None:
+    """Revoke, or act, and let the database fail after the first transaction and so many pages."""
     commit, left = scene.rooms.heartbeat.commit, [pages + 1]
 
     async def failing(*arguments: Any, **named: Any) -> Any:
@@ -145,7 +152,25 @@ async def _crash_behind(scene: Scene, pages: int, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(scene.rooms.heartbeat, "commit", failing)
         with pytest.raises(UnconfirmedError, match="not yet every Biscuit"):
-            await (scene.revoking.revoke(Kind.SESSION, scene.session.id) if end is None else end(scene))
+            await (act() if act else scene.revoking.revoke(Kind.SESSION, scene.session.id))
+
+
+async def test_a_request_that_is_repeated_does_what_is_left_and_is_told_that_it_is_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, once, clock = await fill(scene.rooms, "subject:erin", 3 * PAGE), scene.rooms.service.once, scene.rooms.clock
+    with once.noting(once.request("caller", "key", b"body")):
+        await _crash_behind(scene, 0, monkeypatch, lambda: scene.revoking.cut_off("subject:erin"))
+    again = once.request("caller", "key", b"body")
+    with pytest.raises(InProgressError, match="was begun before"):
+        await once.find(again)
+    clock.advance(ANSWERED_MS)
+    await _crash_behind(scene, 0, monkeypatch, lambda: once.find(again))
+    assert PAGE < len(await revoked_in(scene.rooms)) < len(ids)
+    with pytest.raises(AlreadyDoneError):
+        await once.find(again)
+    assert sorted(await revoked_in(scene.rooms)) == sorted(ids)
+    assert (await scene.rooms.head()).rev.seq == len(ids) + 1, "one cutoff"
 
 
 async def test_what_is_left_of_a_cutoff_ends_nothing_that_was_registered_after_it(

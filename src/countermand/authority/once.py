@@ -3,12 +3,13 @@
 A request that carries a key is noted in the very transaction that makes its change, before anything else in it. So it
 is noted if and only if it is done, in whatever process, and whatever is killed at whatever moment; and of two at once
 the database lets one begin. The answer is put beside it after the commit. Where the process ends between the two, or
-the answer holds a secret, who repeats the request hears that it was done, and no more.
+the answer holds a secret, who repeats the request hears that it was done, and no more. A revocation that could not end
+all in its first transaction is noted with that; who repeats it hears that it was done once nothing of it is left.
 Source: draft-ietf-httpapi-idempotency-key-header; docs/adr/0011.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,7 @@ WAITED_MS: Final = int(LONGEST_S * 1000)
 """How much later, where the request waits for a receipt."""
 MAX_KEPT_BYTES: Final = 16_384
 
+_BEGUN: Final = "this request was begun before, and may be going on: ask again"
 _REQUESTS: Final = tables.requests.c
 
 
@@ -56,12 +58,23 @@ class Request:
 
 
 class Once:
-    """The requests in `database`. `random` gives as many random bytes as it is asked for."""
+    """The requests in `database`. `random` gives as many random bytes as it is asked for.
 
-    def __init__(self, database: Database, clock: Callable[[], Instant], random: Callable[[int], bytes]) -> None:
+    `finish` does what is left of whatever was begun at a time, in ms, or later. It raises UnconfirmedError where it
+    cannot.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], Instant],
+        random: Callable[[int], bytes],
+        finish: Callable[[int], Awaitable[None]],
+    ) -> None:
         self._database = database
         self._clock = clock
         self._random = random
+        self._finish = finish
 
     def request(self, caller_id: str, key: str, *asked: bytes) -> Request:
         """Return the request that `asked` describes, under a key that its caller chose."""
@@ -73,7 +86,8 @@ class Once:
         Raises:
             KeyReusedError: another came with the same key.
             InProgressError: it is being answered.
-            AlreadyDoneError: it was done, and its answer is not kept.
+            AlreadyDoneError: it was done, with all that it ends, and its answer is not kept.
+            UnconfirmedError: it was begun, and not all is done.
         """
         async with self._database.read() as connection:
             row = await _row(connection, request)
@@ -84,8 +98,10 @@ class Once:
         if row.body is not None:
             return Answer(row.status, row.media_type, row.body)
         answered_ms = ANSWERED_MS + WAITED_MS * request.waits  # the same request waits as long
-        if row.status is None and self._clock().wall_ms - row.created_at_ms < answered_ms:
-            raise InProgressError("this request is being answered: ask again")
+        if row.status is None:
+            if self._clock().wall_ms - row.created_at_ms < answered_ms:
+                raise InProgressError(_BEGUN)
+            await self._finish(row.created_at_ms)
         raise AlreadyDoneError("this request was done before, and its answer is not kept: look what there is")
 
     @contextmanager
@@ -107,7 +123,7 @@ class Once:
         if row is None:
             await self._insert(connection, request)
         elif row.attempt != request.attempt:
-            raise InProgressError("this request is being answered: ask again")
+            raise InProgressError(_BEGUN)
 
     async def keep(self, request: Request, answer: Answer) -> None:
         """Keep what was answered. Raises: InProgressError, where the request changed nothing, and another was first."""
@@ -134,7 +150,7 @@ class Once:
         try:
             await connection.execute(row)
         except IntegrityError:
-            raise InProgressError("this request is being answered: ask again") from None
+            raise InProgressError(_BEGUN) from None
 
 
 async def _row(connection: AsyncConnection, request: Request) -> Any:

@@ -168,6 +168,13 @@ class Registered:
         """Do whatever is left. Raises: as `finish`."""
         return await self._finish_all(true())
 
+    async def finish_since(self, begun_ms: int) -> None:
+        """Do what is left of whatever was begun then or later, and maybe of what was a little sooner. Raises: as that.
+
+        Whoever touched a job may have another clock than who asks.
+        """
+        await self._finish_all(_JOBS.touched_at_ms >= begun_ms - LEFT_MS)
+
     async def _finish_all(self, which: ColumnElement[bool]) -> Rest:
         rest = Rest()
         try:

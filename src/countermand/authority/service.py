@@ -88,7 +88,7 @@ class Authority:
             Sweeping(database, ledger, heartbeat, registered, clock),
             Descendants(database, clock),
             Presenting(database, ledger, minting, revoking, biscuits, clock),
-            Once(database, clock, random),
+            Once(database, clock, random, registered.finish_since),
             Cleaning(database, clock, policy.retention_days),
             Recovery(database, ledger, heartbeat, rotation, registered, policy.issuer, clock),
             replicas,
