@@ -13,7 +13,9 @@ from countermand.authority.model import Filter, SubjectType
 from countermand.authority.once import Answer
 from countermand.errors import ConfigurationError, NotFoundError
 from countermand.log.anchor import Kind
+from tests.integration.biscuits import plain_id
 from tests.integration.family import Family, gather_family
+from tests.integration.registering import revoked_in
 from tests.integration.rooms import Rooms
 from tests.looking import writing
 
@@ -113,6 +115,43 @@ async def test_an_agent_stays_while_a_delegation_names_it(rooms: Rooms) -> None:
     assert await _pass(rooms, RETENTION_MS + 61_000) == 0, "the receiver has expired, and the edge names it"
     assert (await rooms.service.reading.delegation(edge.id)).target_id == target
     assert await _pass(rooms, 100 * DAY_MS) == 3, "the edge, then both agents"
+
+
+async def test_a_session_stays_for_biscuits_that_go_on_after_it_until_they_have_expired(rooms: Rooms) -> None:
+    lasting, unending, revoked, expired = [await rooms.session(lifetime_s=60) for _ in range(4)]
+    register, day = rooms.service.registering.for_session, rooms.clock.wall_ms + 60 * DAY_MS
+    ids = [plain_id() for _ in range(3)]
+    for session, id_, ends_ms in ((lasting, ids[0], day), (unending, ids[1], None), (revoked, ids[2], day)):
+        await register([id_], session.id, ends_ms)
+    await register([plain_id()], expired.id, rooms.clock.wall_ms + 1)
+    await rooms.service.revoking.revoke(Kind.BISCUIT, ids[2])
+    assert await _pass(rooms, RETENTION_MS + 61_000) == 3
+    assert not (await rooms.service.reading.session(lasting.id)).stands
+    done = await rooms.service.revoking.revoke(Kind.SESSION, lasting.id)
+    assert done.reach.counts[Kind.BISCUIT] == 1
+    assert await revoked_in(rooms) == [ids[2], ids[0]]
+    await rooms.service.revoking.cut_off("subject:alice")
+    assert await revoked_in(rooms) == [ids[2], ids[0], ids[1]], "nobody ends it by its session any more"
+    assert await _pass(rooms, RETENTION_MS + 1) == 1
+
+
+async def test_a_session_that_stayed_for_its_biscuits_goes_with_the_last_of_them(rooms: Rooms) -> None:
+    session = await rooms.session(lifetime_s=60)
+    await rooms.service.registering.for_session([plain_id()], session.id, rooms.clock.wall_ms + 60 * DAY_MS)
+    assert await _pass(rooms, 60 * DAY_MS + RETENTION_MS) == 0
+    assert await _pass(rooms, 1) == 1
+
+
+async def test_of_a_session_with_very_many_biscuits_only_some_are_looked_at_and_it_stays(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaning_module, "BISCUITS_LOOKED_AT", 3)
+    many, few = [await rooms.session(lifetime_s=60) for _ in range(2)]
+    await rooms.service.registering.for_session([plain_id()], many.id, rooms.clock.wall_ms + 60 * DAY_MS)
+    await rooms.service.registering.for_session([plain_id() for _ in range(3)], many.id)
+    await rooms.service.registering.for_session([plain_id() for _ in range(2)], few.id)
+    assert await _pass(rooms, RETENTION_MS + 61_000) == 1
+    assert not (await rooms.service.reading.session(many.id)).stands
 
 
 async def test_nothing_that_stands_is_touched(family: Family) -> None:

@@ -4,7 +4,9 @@ An anchor goes once it has expired, and been revoked if it was, longer ago than 
 kept rests on it or names it. Nothing outlives what it rests on, so leaves go first and their ancestors after them. What
 was still to be told of it is told no more: all of it has expired. Applications do not expire, and stay. The ledger is
 never touched, and the answers kept for repeated requests go after a day. Registered Biscuits go as anchors do, by when
-they expire; of one that nobody knows that of, the ids stay.
+they expire; of one that nobody knows that of, the ids stay. A session that was not revoked stays until those that will
+expire have gone, for they go on after it, and somebody may end them by it. For those that never expire it does not
+stay: their subject and their application reach them. Of one that has very many, only some are looked at, and it stays.
 
 Every step is one short transaction, so none waits long behind it; and a pass that is broken off has done what it has.
 A step that took anchors or Biscuits away is a row of the audit, and says how many.
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from sqlalchemy import delete, exists, select, tuple_
+from sqlalchemy import and_, case, delete, exists, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countermand.authority import tables
@@ -25,6 +27,7 @@ from countermand.authority.audit import Audit
 from countermand.authority.database import Database
 from countermand.authority.ledger import DAY_MS
 from countermand.errors import AuthorityError, ConfigurationError
+from countermand.log.anchor import Kind
 from countermand.log.freshness import Instant
 
 LEAST_DAYS: Final = 2
@@ -32,6 +35,8 @@ LEAST_DAYS: Final = 2
 ANSWERS_KEPT_MS: Final = DAY_MS
 STEP: Final = 200
 """Rows looked at in one transaction."""
+BISCUITS_LOOKED_AT: Final = 100
+"""Of each session. One that has as many stays: the rows of those that never expire are a hundred times as many."""
 PAUSE_S: Final = 0.05
 """Between two steps: others go first."""
 INTERVAL_S: Final = 3_600.0
@@ -140,6 +145,8 @@ async def _take_anchors(
     )
     looked_at = (await connection.execute(query.with_for_update())).all()
     over = [row.number for row in looked_at if row.revoked_at_ms is None or row.revoked_at_ms < before_ms]
+    kept = await _with_biscuits(connection, over)
+    over = [number for number in over if number not in kept]
     taken = 0
     while leaves := await _leaves(connection, over):
         for column in (tables.labels.c.number, tables.cascades.c.number, tables.lineage.c.descendant, _ANCHORS.number):
@@ -149,6 +156,24 @@ async def _take_anchors(
     if len(looked_at) < STEP:
         return (taken, None), act
     return (taken, (looked_at[-1].expires_at_ms, looked_at[-1].number)), act
+
+
+async def _with_biscuits(connection: AsyncConnection, numbers: Sequence[int]) -> set[int]:
+    """Return the sessions, not revoked, for which a Biscuit is registered that is not revoked and will expire."""
+    biscuits, named = tables.biscuits.c, tables.biscuit_anchors.c
+    anchor = literal(f"{Kind.SESSION.text}:") + _ANCHORS.id
+    some = select(named.number).where(named.anchor == anchor).limit(BISCUITS_LOOKED_AT).correlate(tables.anchors)
+    looked_at = some.subquery()
+    will_expire = and_(biscuits.expires_at_ms.is_not(None), biscuits.revoked_at_ms.is_(None))
+    waits = or_(func.count() >= BISCUITS_LOOKED_AT, func.count(case((will_expire, 1))) > 0)
+    joined = looked_at.join(tables.biscuits, biscuits.number == looked_at.c.number)
+    query = select(_ANCHORS.number).where(
+        _ANCHORS.number.in_(numbers),
+        _ANCHORS.kind == Kind.SESSION,
+        _ANCHORS.revoked_at_ms.is_(None),
+        select(waits).select_from(joined).scalar_subquery(),
+    )
+    return set((await connection.execute(query)).scalars())
 
 
 async def _leaves(connection: AsyncConnection, numbers: Sequence[int]) -> Sequence[int]:

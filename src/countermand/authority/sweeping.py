@@ -1,7 +1,8 @@
 """Revocation by filter: one entry for each anchor that matches and stands, up to a thousand in one transaction.
 
 What more there is, the next step ends, from the place where this one stopped. A step is whole or it is not done at
-all. It ends what matches when it looks; what is opened meanwhile is for a cutoff.
+all. It ends what matches when it looks; what is opened meanwhile is for a cutoff, and so are registered Biscuits of a
+session that has expired: it stands no more, and is not found.
 """
 
 from collections.abc import Callable, Sequence
