@@ -24,6 +24,7 @@
     │  ├─ MalformedTokenError        not a token of ours
     │  ├─ BadTokenSignatureError     the signature or its algorithm does not hold
     │  ├─ UnknownTokenKeyError       no key has the id it names
+    │  ├─ UnsupportedTokenError      of a kind that cannot be verified here (RFC 7009)
     │  ├─ WrongIssuerError
     │  ├─ WrongAudienceError
     │  └─ ExpiredTokenError          outside its time
@@ -223,6 +224,12 @@ class UnknownTokenKeyError(TokenError):
     """No key of the issuer has the id that the token names."""
 
     code = "unknown_token_key"
+
+
+class UnsupportedTokenError(TokenError):
+    """No token of this kind can be verified here."""
+
+    code = "unsupported_token_type"
 
 
 class WrongIssuerError(TokenError):

@@ -37,9 +37,12 @@ def twin_ids() -> tuple[str, str]:
     return first, second
 
 
-def mint(code: str = "right(1);", *blocks: str, key: biscuit_auth.KeyPair = ROOT) -> str:
-    """Return a Biscuit whose authority block is `code`, attenuated by `blocks`."""
-    token = biscuit_auth.BiscuitBuilder(code).build(key.private_key)
+def mint(code: str = "right(1);", *blocks: str, key: biscuit_auth.KeyPair = ROOT, key_id: int | None = None) -> str:
+    """Return a Biscuit whose authority block is `code`, attenuated by `blocks`; it may name its root key."""
+    builder = biscuit_auth.BiscuitBuilder(code)
+    if key_id is not None:
+        builder.set_root_key_id(key_id)
+    token = builder.build(key.private_key)
     for block in blocks:
         token = token.append(biscuit_auth.BlockBuilder(block))
     return str(token.to_base64())

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from countermand.authority.biscuits import QUIET_MS, Biscuits
 from countermand.authority.ledger import DAY_MS, HOUR_MS
 from countermand.authority.presenting import REASON
 from countermand.errors import TokenError
 from countermand.log.anchor import Kind
+from countermand.tokens.biscuit import RootKeys, parse_biscuit, verify_biscuit
 from countermand.tokens.mandate import LEEWAY_S
 from tests.integration.admin import Admin, administering
-from tests.integration.biscuits import OTHER, attenuated, ids_of, malleated, mint, plain_id
+from tests.integration.biscuits import OTHER, ROOT, attenuated, ids_of, malleated, mint, plain_id
 from tests.integration.exchanging import Client, new_client
 from tests.integration.problems import refused, refused_by_oauth
 from tests.integration.rooms import NOW_MS, Rooms
@@ -146,10 +148,35 @@ async def test_nobody_ends_a_biscuit_without_an_applications_credential(admin: A
     assert await admin.seq() == before
 
 
-async def test_an_authority_without_root_keys_answers_a_holder_as_ever(running: Running) -> None:
+async def test_an_authority_without_root_keys_says_that_it_ends_no_biscuit(running: Running) -> None:
     async with administering(running) as admin:
-        await (await new_client(admin, admin.http)).end(mint())
+        holder = await new_client(admin, admin.http)
+        for token in (mint(), "x" * 40):
+            refused_by_oauth(await holder.ask_to_end(token), 400, "unsupported_token_type")
+        await holder.end("eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl")
         assert await admin.seq() == 0
+
+
+async def test_that_a_root_key_is_not_known_is_logged_once_in_a_while(
+    rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = RootKeys.parse(f"1={ROOT.public_key!r}")
+    biscuits = Biscuits(
+        rooms.database,
+        rooms.ledger,
+        rooms.heartbeat,
+        lambda token: verify_biscuit(parse_biscuit(token), keys),
+        rooms.clock,
+    )
+    unknown = mint(key_id=2)
+    for advance_ms in (0, 0, QUIET_MS):
+        rooms.clock.advance(advance_ms)
+        await biscuits.end(unknown, REASON)
+        await biscuits.end(mint(key=OTHER, key_id=1), REASON)
+    assert len(caplog.messages) == 2
+    assert all("COUNTERMAND_BISCUIT_KEYS" in line and unknown[20:60] not in line for line in caplog.messages)
+    await biscuits.end(mint(key_id=1), REASON)
+    assert (await rooms.head()).rev.seq == 1
 
 
 @given(data=st.data())

@@ -9,8 +9,9 @@
 Source: docs/protocol.md, "Biscuit"; docs/adr/0019.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,10 +23,15 @@ from countermand.authority.ledger import Ledger
 from countermand.authority.model import NOTHING, Preview, Revocation
 from countermand.authority.registered import expiry_of, mark, until_ms
 from countermand.authority.views import revocation_of
-from countermand.errors import InvalidValueError, TokenError, UnknownTokenKeyError
+from countermand.errors import InvalidValueError, TokenError, UnknownTokenKeyError, UnsupportedTokenError
 from countermand.log.anchor import Kind
 from countermand.log.freshness import Instant
 from countermand.tokens.mandate import LEEWAY_S
+
+QUIET_MS: Final = 60_000
+"""How often it is logged, at the most, that a root key is not known."""
+
+_log = logging.getLogger(__name__)
 
 
 class VerifiedBiscuit(Protocol):
@@ -59,6 +65,7 @@ class Biscuits:
         self._heartbeat = heartbeat
         self._reader = read
         self._clock = clock
+        self._quiet_until_ms = 0
 
     async def revoke(self, id_: str, reason: str = "") -> Revocation:
         """Revoke whatever carries this id: a block, and all that was appended to it. The entry is never forgotten.
@@ -93,11 +100,13 @@ class Biscuits:
     async def end(self, token: str, reason: str) -> None:
         """End a token, and what derives from it, for whoever holds it. Its entry is in the ledger when this returns.
 
-        What is no token of an issuer known here, or has ended, is ended already.
+        What is no token of an issuer known here, or has ended, is ended already. That one names a root key which is not
+        known is logged, once in a while.
+
+        Raises: UnsupportedTokenError, where no root keys are known at all, and it could be a Biscuit.
         """
-        try:
-            biscuit = self._read(token)
-        except TokenError:
+        biscuit = self._presented(token)
+        if biscuit is None:
             return
         last = len(biscuit.revocation_ids) - 1
         ends_at_s = biscuit.ends_at_s(last)
@@ -123,6 +132,28 @@ class Biscuits:
         if self._reader is None:
             raise UnknownTokenKeyError("no root keys of Biscuits are known here: COUNTERMAND_BISCUIT_KEYS names them")
         return self._reader(token)
+
+    def _presented(self, token: str) -> VerifiedBiscuit | None:
+        """Return the token, verified; None where it is none of an issuer known here. Raises: UnsupportedTokenError."""
+        if self._reader is None:
+            if "." in token:  # a mandate has them, and a Biscuit has none
+                return None
+            raise UnsupportedTokenError("no Biscuit can be verified here: the authority knows no root keys of any")
+        try:
+            return self._reader(token)
+        except UnknownTokenKeyError:
+            self._warn()
+        except TokenError:
+            pass
+        return None
+
+    def _warn(self) -> None:
+        now_ms = self._clock().boot_ms
+        if now_ms >= self._quiet_until_ms:
+            self._quiet_until_ms = now_ms + QUIET_MS
+            _log.warning(
+                "a Biscuit was not ended by its holder: COUNTERMAND_BISCUIT_KEYS has no key of the id it names"
+            )
 
     async def _revoke(
         self, id_: str, reason: str, lasts_ms: int | None, enough: Sequence[str] = (), *, urgent: bool

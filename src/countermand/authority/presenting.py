@@ -52,6 +52,7 @@ class Presenting:
 
         Raises:
             ForbiddenError: it was issued to another application, and goes on.
+            UnsupportedTokenError: it could be a Biscuit, and none can be verified here.
         """
         async with self._database.read() as connection:
             mandate, now_ms = await self._read(connection, token)

@@ -29,6 +29,7 @@ from countermand.errors import (
     TokenError,
     UnauthenticatedError,
     UnconfirmedError,
+    UnsupportedTokenError,
 )
 
 ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
@@ -40,6 +41,7 @@ ERRORS: Final[dict[type[CountermandError], tuple[HTTPStatus, str]]] = {
     NotFoundError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     NotActiveError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     TokenError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    UnsupportedTokenError: (HTTPStatus.BAD_REQUEST, "unsupported_token_type"),
     BusyError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     DataError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),
     UnconfirmedError: (HTTPStatus.SERVICE_UNAVAILABLE, "temporarily_unavailable"),

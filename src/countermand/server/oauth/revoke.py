@@ -1,8 +1,8 @@
 """The revocation endpoint: an application ends a mandate of its own, or a Biscuit that it holds, and what came of it.
 
-Any token that does not act is answered like one that was ended: 200, and no word on what it was. Only a mandate that
-goes on, because it was issued to another application, is refused.
-Source: RFC 7009 §2; docs/adr/0010 and 0019.
+Any token that does not act is answered like one that was ended: 200, and no word on what it was. Refused is a mandate
+that goes on, because it was issued to another application; and a Biscuit where no root keys of any are known.
+Source: RFC 7009 §2 and §2.2.1; docs/adr/0010 and 0019.
 """
 
 from typing import Annotated, Final
@@ -32,7 +32,10 @@ def revocation_router(presenting: Presenting, applications: ApplicationKey) -> A
 
     @router.post("/revoke", response_class=Response, responses=REFUSALS, openapi_extra=TOKEN_FORM)
     async def revoke(request: Request, application: Annotated[str | None, Security(applications)]) -> Response:
-        """End a mandate of the application's own, or a Biscuit; its entry is in the ledger when this is answered."""
+        """End a mandate of the application's own, or a Biscuit; its entry is in the ledger when this is answered.
+
+        Without root keys of Biscuits a text without dots is refused: 400 `unsupported_token_type`.
+        """
         client_id = required_client(application)
         form = await read_form(request)
         await presenting.end(client_id, required(form, "token"))
