@@ -1,5 +1,6 @@
 """`inspect` and `biscuit revoke`, of a Biscuit that is good, revoked, forged, or none at all."""
 
+import asyncio
 import json
 import time
 from base64 import urlsafe_b64decode
@@ -15,6 +16,7 @@ from countermand.log.revocation_id import parse_revocation_id, twins
 from tests.databases import Kind
 from tests.integration.biscuits import OTHER, ROOT_KEYS, attenuated, ids_of, mint, plain_id, twin_ids
 from tests.integration.commands import countermand, in_a_thread, typed
+from tests.integration.misbehaving import misbehaving
 from tests.integration.test_waiting import replica_at
 from tests.running import Running, ServerProcess, authority_running
 
@@ -294,6 +296,39 @@ async def test_bare_ids_are_revoked_in_any_form_and_all_or_none_of_them(shared: 
     (answer,) = json.loads(again.stdout)["revocations"]
     assert (answer["id"], answer["seq"], answer["is_new"]) == (canonical, before + 2, False)
     assert set(twins(parse_revocation_id(twin))) == {canonical, twin}
+
+
+async def test_where_a_later_id_fails_what_was_done_before_is_told_and_what_is_left(shared: Running) -> None:
+    first, second, third = ids = [plain_id() for _ in range(3)]
+    made = await shared.client.revoke("biscuit", first)
+    entry = await shared.client.revocation(made["seq"])
+
+    async def answers_about_the_first(writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) > 2:
+            return  # hangs up
+        status, body = ("201 Created", made) if server.requests[-1].startswith("POST") else ("200 OK", entry)
+        text = json.dumps(body)
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n".encode())
+        writer.write(f"content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}".encode())
+        await writer.drain()
+
+    words = ["biscuit", "revoke", *(word for id_ in ids for word in ("--id", id_)), "--wait", "1"]
+    for options in ((), ("--json",)):
+        async with misbehaving(answers_about_the_first) as server:
+            where = {"COUNTERMAND_URL": server.url, "COUNTERMAND_API_KEY": shared.admin_key}
+            done = await in_a_thread(*words, *options, **where)
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+        assert "did not answer" in done.stderr
+        if options:
+            answer = json.loads(done.stdout)
+            assert ([one["id"] for one in answer["revocations"]], answer["unanswered"]) == ([first], [second, third])
+        else:
+            revoked = f"whatever carries {first[:12]}… is revoked: entry {made['seq']}, kept for ever; "
+            assert done.stdout.splitlines() == [
+                f"{revoked}the tokens from which it derives go on",
+                f"whatever carries {second[:12]}… may go on: see the error",
+                f"whatever carries {third[:12]}… may go on: see the error",
+            ]
 
 
 async def test_a_token_that_does_not_verify_revokes_nothing(shared: Running, keyless: Running) -> None:

@@ -22,7 +22,13 @@ from countermand.cli.terminal import (
     short,
 )
 from countermand.cli.tokens import PublicKeyOption, RawInputOption, TokenArgument, is_biscuit, read_token
-from countermand.errors import ConfigurationError, InvalidValueError, TransportError, UnknownTokenKeyError
+from countermand.errors import (
+    ConfigurationError,
+    CountermandError,
+    InvalidValueError,
+    TransportError,
+    UnknownTokenKeyError,
+)
 from countermand.log.anchor import Kind
 from countermand.log.revocation_id import parse_revocation_id
 from countermand.settings import ClientSettings, biscuit_keys
@@ -66,18 +72,20 @@ def revoke(  # noqa: PLR0913 - one for each option
     """End a Biscuit and all that derives from it; the tokens from which it derives go on.
 
     The token is verified, by the authority or, where that does not know the issuer's keys, by --public-key. An id given
-    by --id is revoked as it is.
+    by --id is revoked as it is; of several, those that were before one failed are told, and the others named.
     """
     if id_ and (token or family or block is not None or raw_input or public_key):
         raise typer.BadParameter("an id stands for itself: leave out the token and what is said of one")
     if family and block is not None:
         raise typer.BadParameter("the family is block 0: give --family or --block")
     check_wait(wait, dry_run=dry_run)
+    failure: CountermandError | None = None
     if id_:
         ids = [parse_revocation_id(one) for one in id_]  # all of them, before any is revoked
         settings = ClientSettings.read(data_dir)
-        answer = ask(settings, lambda client: _revoke_ids(client, ids, reason, wait, dry_run=dry_run))
+        answer, failure = ask(settings, lambda client: _revoke_ids(client, ids, reason, wait, dry_run=dry_run))
         told = [_told(f"whatever carries {short(one['id'])}", one["answer"], _ABOVE) for one in answer["revocations"]]
+        told += [f"whatever carries {short(one)} may go on: see the error" for one in answer.get("unanswered", ())]
         answer |= {"revocations": [one["answer"] for one in answer["revocations"]]}
     else:
         chosen = 0 if family else block
@@ -89,6 +97,8 @@ def revoke(  # noqa: PLR0913 - one for each option
         say_json(answer)
     else:
         say(*told)
+    if failure is not None:
+        raise failure
     if wait is not None:
         report_receipt(answer, as_json=as_json)
 
@@ -141,19 +151,28 @@ def _verified_id(token: str, keys: str, block: int | None) -> str:
 
 async def _revoke_ids(
     client: AuthorityClient, ids: Sequence[str], reason: str, wait_s: float | None, *, dry_run: bool
-) -> dict[str, Any]:
-    """Revoke each id; return the `revocations`, and of the last entry the `receipt` where it is waited for."""
+) -> tuple[dict[str, Any], CountermandError | None]:
+    """Revoke each id; return the `revocations`, and of the last entry the `receipt` where it is waited for.
+
+    Where one fails after others were done, return those, the ids that are `unanswered`, and why. Raises: what the first
+    failed with.
+    """
     done: list[dict[str, Any]] = []
     for id_ in ids:
-        answer = await client.revoke(Kind.BISCUIT.text, id_, reason, dry_run=dry_run)
+        try:
+            answer = await client.revoke(Kind.BISCUIT.text, id_, reason, dry_run=dry_run)
+        except CountermandError as error:
+            if not done:
+                raise
+            return {"revocations": done, "unanswered": list(ids[len(done) :])}, error
         done.append({"id": id_, "answer": await _with_expiry(client, answer)})
     if wait_s is None:
-        return {"revocations": done}
+        return {"revocations": done}, None
     try:
         receipt = await client.receipt(max(one["answer"]["seq"] for one in done), wait_s)
     except TransportError:
         receipt = None  # they are revoked all the same
-    return {"revocations": done, "receipt": receipt}
+    return {"revocations": done, "receipt": receipt}, None
 
 
 async def _with_expiry(client: AuthorityClient, answer: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +181,7 @@ async def _with_expiry(client: AuthorityClient, answer: dict[str, Any]) -> dict[
         return answer
     try:
         entry = await client.revocation(answer["seq"])
-    except TransportError:
+    except CountermandError:
         return answer
     return answer | {"expires_at": entry.get("expires_at")}
 
