@@ -63,7 +63,7 @@ def expiry_of(lasts_ms: int | None, now_ms: int, retention_ms: int) -> int | Non
     if lasts_ms is None:
         return None
     expires_at_ms = max(now_ms, lasts_ms - _MARGIN_MS - HOUR_MS) + retention_ms
-    return expires_at_ms if expires_at_ms <= MAX_MS else None
+    return expires_at_ms if expires_at_ms <= _LATEST_MS else None
 
 
 def gate_of(target: str) -> str:
