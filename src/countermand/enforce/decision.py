@@ -226,3 +226,28 @@ NO_FACTS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 def _least(one: _Bound | None, other: _Bound | None) -> _Bound | None:
     return other if one is None else one if other is None else min(one, other)
+
+
+def unmet(required: Requirements, holder: Holder) -> Deny | None:
+    """Return what is required and not met, the first of it; None if all is met.
+
+    What a Biscuit belongs to is not known: it has no session, and no delegation.
+    """
+    mandate = holder if isinstance(holder, Mandate) else None
+    if not required.required_scopes <= holder.scopes:
+        scopes = required.required_scopes
+        return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=scopes, reason=f"required_scopes={' '.join(sorted(scopes))}")
+    if required.require_session and (mandate is None or mandate.session_id is None):
+        return Deny.of(Code.SESSION_REQUIRED, reason="require_session")
+    if required.require_delegation and (mandate is None or mandate.delegation_edge_id is None):
+        return Deny.of(Code.DELEGATION_REQUIRED, reason="require_delegation")
+    if required.max_hops is not None and _hops(holder) > required.max_hops:
+        return Deny.of(Code.HOP_COUNT_EXCEEDED, reason=f"max_hops={required.max_hops}")
+    return None
+
+
+def _hops(holder: Holder) -> int:
+    """The most that any claim says: one that is missing must not make the way look shorter."""
+    if not isinstance(holder, Mandate):
+        return holder.hop_count
+    return max(holder.hop_count, len(holder.delegation_path), int(holder.delegation_edge_id is not None))

@@ -22,6 +22,7 @@ from countermand.enforce.decision import (
     Deny,
     RequirementOptions,
     Requirements,
+    unmet,
 )
 from countermand.enforce.forks import renew_in_children
 from countermand.enforce.inflight import Call, InFlight
@@ -250,7 +251,7 @@ class Guard:
         if not self._clock_s() < token.ends_at_s:
             return False
         verdict = revocations.check(token.anchors, required.max_staleness_s)
-        return isinstance(verdict, Clear) and _unmet(required, token.holder) is None
+        return isinstance(verdict, Clear) and unmet(required, token.holder) is None
 
     def look_after(self, token: VerifiedToken, required: Requirements, request_id: str) -> Call:
         """Return a call by a token that was let in, which is looked after in this event loop until `Call.end`."""
@@ -322,7 +323,7 @@ class Guard:
     ) -> Deny | None:
         if not isinstance(verdict, Clear):
             return Deny.by(verdict)
-        denial = None if required is NOTHING_REQUIRED else _unmet(required, holder)
+        denial = None if required is NOTHING_REQUIRED else unmet(required, holder)
         return denial if self.biscuits is None or denial is not None else self._unauthorized(holder, facts)
 
     def _unauthorized(self, holder: Holder, facts: Mapping[str, Any]) -> Deny | None:
@@ -401,25 +402,3 @@ def _without_keys(fault: Exception) -> Deny:
 def _is_biscuit(token: str | bytes) -> bool:
     """A mandate has dots between its parts, and base64 has none."""
     return (b"." if isinstance(token, bytes) else ".") not in token  # type: ignore[operator]  # each in its own
-
-
-def _unmet(required: Requirements, holder: Holder) -> Deny | None:
-    """What a Biscuit belongs to is not known: it has no session, and no delegation."""
-    mandate = holder if isinstance(holder, Mandate) else None
-    if not required.required_scopes <= holder.scopes:
-        scopes = required.required_scopes
-        return Deny.of(Code.INSUFFICIENT_SCOPE, scopes=scopes, reason=f"required_scopes={' '.join(sorted(scopes))}")
-    if required.require_session and (mandate is None or mandate.session_id is None):
-        return Deny.of(Code.SESSION_REQUIRED, reason="require_session")
-    if required.require_delegation and (mandate is None or mandate.delegation_edge_id is None):
-        return Deny.of(Code.DELEGATION_REQUIRED, reason="require_delegation")
-    if required.max_hops is not None and _hops(holder) > required.max_hops:
-        return Deny.of(Code.HOP_COUNT_EXCEEDED, reason=f"max_hops={required.max_hops}")
-    return None
-
-
-def _hops(holder: Holder) -> int:
-    """The most that any claim says: one that is missing must not make the way look shorter."""
-    if not isinstance(holder, Mandate):
-        return holder.hop_count
-    return max(holder.hop_count, len(holder.delegation_path), int(holder.delegation_edge_id is not None))
