@@ -111,13 +111,13 @@ class Signed:
 
     def ids(self) -> list[bytes]:
         """The signatures of its blocks, as they stand there."""
-        return [bytes(dict(read(block))[3]) for number, block in self.parts if number in {2, 3}]  # type: ignore[arg-type]
+        return [bytes(dict(read(block))[3]) for number, block in self.parts if number in {2, 3}]  # type: ignore[arg-type]  # a block
 
     def with_signature(self, number: int, signature: bytes) -> "Signed":
         """The same with another signature at one block. No key is asked for."""
         index = [at for at, (field, _) in enumerate(self.parts) if field in {2, 3}][number]
         field, block = self.parts[index]
-        changed = [(3, signature) if part[0] == 3 else part for part in read(block)]  # type: ignore[arg-type]
+        changed = [(3, signature) if part[0] == 3 else part for part in read(block)]  # type: ignore[arg-type]  # a block
         return Signed([*self.parts[:index], (field, write(changed)), *self.parts[index + 1 :]])
 
 

@@ -330,10 +330,10 @@ def _standing(before_ms: int | None, now_ms: int) -> list[ColumnElement[bool]]:
     One that seems to be registered in the future was so by a clock that was ahead: nobody knows when.
     """
     lasts = or_(_BISCUITS.expires_at_ms.is_(None), _BISCUITS.expires_at_ms > now_ms - _MARGIN_MS)
-    early = true()
+    early: ColumnElement[bool] = true()
     if before_ms is not None:
         ahead = _BISCUITS.created_at_ms > now_ms + CLOCK_TOLERANCE_MS
-        early = or_(_BISCUITS.created_at_ms <= before_ms, ahead)  # type: ignore[assignment]
+        early = or_(_BISCUITS.created_at_ms <= before_ms, ahead)
     return [_BISCUITS.revoked_at_ms.is_(None), and_(lasts, early)]
 
 

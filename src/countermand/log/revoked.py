@@ -169,7 +169,7 @@ class RevokedSet:
         """Yield the keys that this holds longer than `other`, with their hours; of cutoffs, those that go further."""
         for hour, seqs in self._seqs.items():
             for key in seqs.keys() - other._seqs.get(hour, _NOTHING).keys():  # noqa: SLF001 - a set of its own kind
-                held = key in other._held and other._hour_of(key) > hour  # noqa: SLF001
+                held = key in other._held and other._hour_of(key) > hour  # noqa: SLF001 - as above
                 if not held and (key not in self._extended or self._hour_of(key) == hour):
                     yield key, hour
         for key, cutoff in self._cutoffs.items():
