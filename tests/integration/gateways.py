@@ -169,3 +169,16 @@ class Client:
         except ConnectionError:
             pass
         return received
+
+
+async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer; at /stream with an event after the other."""
+    while head := await reader.readuntil(b"\r\n\r\n"):
+        if not head.startswith(b"GET /stream"):
+            writer.write(OK)
+            continue
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        while not reader.at_eof():
+            writer.write(b"9\r\ndata: 1\n\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)

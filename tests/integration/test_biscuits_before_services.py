@@ -13,7 +13,7 @@ import pytest
 from countermand.transport.http import open_client
 from tests.integration.biscuits import OTHER, ROOT_KEYS, attenuated, ids_of, mint
 from tests.integration.commands import countermand, lines_until, running, typed
-from tests.integration.gateways import OK, Client, Recorder, listening
+from tests.integration.gateways import Client, Recorder, listening, tick
 from tests.integration.rooms import AUDIENCE
 from tests.integration.streams import LIMIT_S, new_subject
 from tests.running import DEADLINE_S, Running, until
@@ -61,19 +61,6 @@ async def _ready(http: httpx2.AsyncClient, token: str, path: str = "/notes") -> 
     await until(passes, "the replica is fresh")
 
 
-async def _tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer; at /stream with an event after the other."""
-    while head := await reader.readuntil(b"\r\n\r\n"):
-        if not head.startswith(b"GET /stream"):
-            writer.write(OK)
-            continue
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        while not reader.at_eof():
-            writer.write(b"9\r\ndata: 1\n\n\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
-
 async def test_a_biscuit_passes_the_gateway_until_it_is_revoked(shared: Running, policy: Path) -> None:
     parent = mint('user("alice");')
     child, sibling = attenuated(parent), attenuated(parent)
@@ -114,7 +101,7 @@ async def test_a_biscuit_passes_the_gateway_until_it_is_revoked(shared: Running,
 async def test_a_stream_is_cut_when_its_biscuit_is_revoked(shared: Running, policy: Path) -> None:
     parent = mint('user("alice");')
     child, sibling = attenuated(parent), attenuated(parent)
-    async with listening(_tick) as upstream:
+    async with listening(tick) as upstream:
         with _served("gateway", shared, policy, "--upstream", upstream) as url:
             async with open_client(10, url=url) as http:
                 await _ready(http, child)

@@ -21,7 +21,7 @@ from countermand.wiring import gateway
 from countermand.wiring.gateway import guards_of, serve_gateway
 from tests.integration.commands import lines_until, typed
 from tests.integration.commands import running as running_verb
-from tests.integration.gateways import OK, Client, Recorder, listening
+from tests.integration.gateways import OK, Client, Recorder, listening, tick
 from tests.running import DEADLINE_S, Running, until
 
 pytestmark = pytest.mark.anyio
@@ -71,19 +71,6 @@ async def _ready(url: str, path: str, token: str) -> None:
     await until(passes, "the gateway's replica is fresh")
 
 
-async def _tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer; at /stream with an event after the other."""
-    while head := await reader.readuntil(b"\r\n\r\n"):
-        if not head.startswith(b"GET /stream"):
-            writer.write(OK)
-            continue
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        while not reader.at_eof():
-            writer.write(b"9\r\ndata: 1\n\n\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One gateway with several routes. `here` is behind all but one, `there` behind /other. `lost` is set when a stream
@@ -99,9 +86,9 @@ class Stage:
 async def stage(shared: Running) -> AsyncIterator[Stage]:
     here, there, lost = Recorder(), Recorder(), asyncio.Event()
 
-    async def tick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def noted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _tick(reader, writer)
+            await tick(reader, writer)
         finally:
             lost.set()
 
@@ -113,7 +100,7 @@ async def stage(shared: Running) -> AsyncIterator[Stage]:
     async with (
         listening(here) as one,
         listening(there) as two,
-        listening(tick) as ticking,
+        listening(noted) as ticking,
         serve(tell, "127.0.0.1", 0) as server,
     ):
         telling = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -248,7 +235,7 @@ def _verb(*words: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 async def test_the_command_forwards_and_stops_when_it_is_asked_to(shared: Running) -> None:
-    async with listening(_tick) as upstream:
+    async with listening(tick) as upstream:
         words = ("--upstream", upstream, "--audience", AUDIENCE, "--data-dir", shared.data.path)
         with _verb(*words) as (url, process):
             _, token = await _subject(shared)
@@ -272,7 +259,7 @@ async def test_what_is_under_way_at_the_stop_has_its_grace(shared: Running, monk
                 await stopping.wait()
             writer.write(OK)
 
-    async with listening(slow) as upstream, listening(_tick) as endless, AsyncExitStack() as stack:
+    async with listening(slow) as upstream, listening(tick) as endless, AsyncExitStack() as stack:
         routes = (
             RouteSettings(upstream=upstream, audience=AUDIENCE),
             RouteSettings(path="/stream", upstream=endless, audience=AUDIENCE),
